@@ -1,1 +1,70 @@
-//! placeholder
+//! The GRIP protocols as pure code, shared by the hub and the edge.
+//!
+//! This crate opens no socket, reads no clock, draws no random number and spawns nothing: bytes and
+//! times come in as arguments, values and bytes go out. It builds natively and for wasm, and its
+//! tests run in both.
+//!
+//! ```text
+//! origin ── response ──▶ instruct: what to hold, on which channels
+//!                        cache:    may the edge store that answer, under which key, how long
+//! publisher ─ POST ────▶ publish:  items, and the bytes they become on each transport
+//!                        hold:     what a held request is answered with
+//! hub, edge, publisher ▶ signature: who said so
+//! ```
+//!
+//! Start with [`instruct::Instruct`] and [`publish::Item`]. WebSocket-over-HTTP will live in a
+//! `websocket` module beside them.
+
+pub mod cache;
+pub mod channel;
+pub mod fields;
+pub mod hold;
+pub mod http1;
+pub mod instruct;
+mod json;
+pub mod publish;
+pub mod signature;
+mod value;
+
+pub use channel::ChannelName;
+
+/// A moment in whole seconds since the Unix epoch, as JWT claims and HTTP dates count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTime(pub u64);
+
+impl UnixTime {
+    /// This moment and `seconds` more.
+    #[must_use]
+    pub fn plus(self, seconds: u64) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+
+    /// Seconds from `earlier` to this moment; zero if `earlier` is the later one.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Bounds on what one origin or publisher may ask for in one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Channels that one response may subscribe a connection to; bounds the subscription index.
+    pub channels: usize,
+    /// Bytes in one channel name; bounds keys in the broker, the index and surrogate keys.
+    pub channel_name_bytes: usize,
+    /// Filters on one channel, as the reference proxy allows.
+    pub filters: usize,
+    /// Items in one publish request.
+    pub items: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            channels: 100,
+            channel_name_bytes: 1024,
+            filters: 5,
+            items: 10_000,
+        }
+    }
+}

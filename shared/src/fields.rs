@@ -1,0 +1,106 @@
+//! Header fields by their role: hop-by-hop, GRIP, and those that a held answer drops.
+
+use http::header::{CONNECTION, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+
+/// GRIP `Grip-Sig`: the proxy's signature on a request.
+pub const GRIP_SIG: HeaderName = HeaderName::from_static("grip-sig");
+/// GRIP `Grip-Feature`: what the proxy can do.
+pub const GRIP_FEATURE: HeaderName = HeaderName::from_static("grip-feature");
+/// GRIP `Grip-Hold`.
+pub const GRIP_HOLD: HeaderName = HeaderName::from_static("grip-hold");
+/// GRIP `Grip-Channel`.
+pub const GRIP_CHANNEL: HeaderName = HeaderName::from_static("grip-channel");
+/// GRIP `Grip-Last`: the last ids a client has seen, on retries and link requests.
+pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
+
+/// The value of `Grip-Feature`: the GRIP features that work through this hub and edge.
+///
+/// Libraries split it at a comma and one space.
+pub const GRIP_FEATURES: &str = "status";
+
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Whether the field speaks of one connection only and is never forwarded; RFC 9110 §7.6.1.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
+/// Whether the field is a GRIP instruction or signature: any name that begins with `Grip-`.
+pub fn is_grip(name: &HeaderName) -> bool {
+    name.as_str().starts_with("grip-")
+}
+
+/// The names listed in `Connection`, which are hop-by-hop too; RFC 9110 §7.6.1.
+pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
+
+/// Removes all hop-by-hop fields, those named in `Connection` included.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    for name in connection_names(headers).iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Removes every `Grip-*` field.
+pub fn strip_grip(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_grip(name))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn fields_named_in_connection_are_dropped_with_it() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("close, X-Private"));
+        headers.insert("x-private", HeaderValue::from_static("1"));
+        headers.insert("te", HeaderValue::from_static("trailers"));
+        headers.insert("x-public", HeaderValue::from_static("2"));
+        strip_hop_by_hop(&mut headers);
+        let names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-public"]);
+    }
+
+    #[test]
+    fn every_grip_field_is_dropped_known_or_not() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "grip-hold",
+            "grip-channel",
+            "grip-anything",
+            "gripline-host",
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static("x"));
+        }
+        strip_grip(&mut headers);
+        let names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["gripline-host"]);
+    }
+}

@@ -1,0 +1,192 @@
+//! What a held request is answered with.
+//!
+//! The order of items by id and the filters belong in files beside this one.
+
+use bytes::Bytes;
+use http::header::HeaderMap;
+
+use crate::fields;
+use crate::http1::{self, Framing, Persistence};
+use crate::instruct::{Instruct, Status};
+use crate::publish::ResponseMessage;
+
+/// A complete response: a held request's own, until something is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Status line.
+    pub status: Status,
+    /// Headers for the client, without framing and hop-by-hop fields.
+    pub headers: HeaderMap,
+    /// The body, or a stream's initial part of it.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The origin's response as its instruction shapes it; GRIP `Grip-Status`,
+    /// `Grip-Expose-Headers`.
+    pub fn instructed(
+        instruct: &Instruct,
+        origin: Status,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Self {
+        Self {
+            status: instruct.status.clone().unwrap_or(origin),
+            headers: instruct.client_headers(headers),
+            body,
+        }
+    }
+
+    /// The answer that a published message makes of this one: the message's status and body,
+    /// and its headers in place of those of the same name.
+    #[must_use]
+    pub fn published(&self, message: &ResponseMessage) -> Self {
+        let mut headers = self.headers.clone();
+        for (name, _) in &message.headers {
+            headers.remove(name);
+        }
+        for (name, value) in &message.headers {
+            headers.append(name, value.clone());
+        }
+        fields::strip_hop_by_hop(&mut headers);
+        headers.remove(http::header::CONTENT_LENGTH);
+        Self {
+            status: message.status.clone(),
+            headers,
+            body: message.body.clone(),
+        }
+    }
+
+    /// The bytes of the whole response for an HTTP/1 client.
+    pub fn encode(&self, version: http::Version, persistence: Persistence) -> Bytes {
+        let framing = if self.status.is_bodiless() {
+            Framing::Bodiless
+        } else {
+            Framing::Length(self.body.len())
+        };
+        let mut out = Vec::with_capacity(256 + self.body.len());
+        self.encode_head(&mut out, version, framing, persistence);
+        if framing != Framing::Bodiless {
+            out.extend_from_slice(&self.body);
+        }
+        Bytes::from(out)
+    }
+
+    /// The head and the initial body of a stream that goes on, for an HTTP/1 client.
+    ///
+    /// `framing` is [`Framing::Chunked`] or, for HTTP/1.0, [`Framing::Close`].
+    pub fn encode_stream_start(&self, version: http::Version, framing: Framing) -> Bytes {
+        let mut out = Vec::with_capacity(256 + self.body.len());
+        let persistence = match framing {
+            Framing::Chunked => Persistence::Reuse,
+            _ => Persistence::Close,
+        };
+        self.encode_head(&mut out, version, framing, persistence);
+        match framing {
+            Framing::Chunked => http1::encode_chunk(&mut out, &self.body),
+            _ => out.extend_from_slice(&self.body),
+        }
+        Bytes::from(out)
+    }
+
+    fn encode_head(
+        &self,
+        out: &mut Vec<u8>,
+        version: http::Version,
+        framing: Framing,
+        persistence: Persistence,
+    ) {
+        http1::encode_head(
+            out,
+            version,
+            &self.status,
+            &self.headers,
+            framing,
+            persistence,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Limits;
+    use http::{HeaderName, HeaderValue, StatusCode, Version};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn instructed(status: &'static str) -> Answer {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("etag", "\"1\""),
+            ("grip-hold", "response"),
+            ("grip-status", status),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let instruct = Instruct::from_headers(&headers, &Limits::default()).unwrap();
+        let origin = Status::new(StatusCode::OK);
+        Answer::instructed(
+            &instruct,
+            origin,
+            &headers,
+            Bytes::from_static(b"{\"a\":1}\n"),
+        )
+    }
+
+    #[track_caller]
+    fn check(answer: &Answer, expected: &str) {
+        let bytes = answer.encode(Version::HTTP_11, Persistence::Reuse);
+        assert_eq!(std::str::from_utf8(&bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_timeout_gives_the_instructed_answer() {
+        check(
+            &instructed(""),
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"1\"\r\ncontent-length: 8\r\n\r\n{\"a\":1}\n",
+        );
+    }
+
+    #[test]
+    fn a_304_has_no_body() {
+        check(
+            &instructed("304"),
+            "HTTP/1.1 304 Not Modified\r\ncontent-type: application/json\r\netag: \"1\"\r\n\r\n",
+        );
+    }
+
+    #[test]
+    fn a_published_answer_inherits_what_it_does_not_replace() {
+        let header = |name, value| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        let message = ResponseMessage {
+            status: Status::new(StatusCode::OK),
+            headers: vec![
+                header("etag", "\"2\""),
+                header("connection", "close"),
+                header("content-length", "99"),
+            ],
+            body: Bytes::from_static(b"{}\n"),
+            content_filters: None,
+        };
+        check(
+            &instructed("304").published(&message),
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"2\"\r\ncontent-length: 3\r\n\r\n{}\n",
+        );
+    }
+
+    #[test]
+    fn a_stream_starts_with_its_initial_body() {
+        let answer = instructed("");
+        let chunked = answer.encode_stream_start(Version::HTTP_11, Framing::Chunked);
+        assert!(chunked.ends_with(b"transfer-encoding: chunked\r\n\r\n8\r\n{\"a\":1}\n\r\n"));
+        let plain = answer.encode_stream_start(Version::HTTP_10, Framing::Close);
+        assert!(plain.ends_with(b"connection: close\r\n\r\n{\"a\":1}\n"));
+    }
+}

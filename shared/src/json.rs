@@ -1,0 +1,200 @@
+//! Typed access to JSON that publishers and origins send, with the reference proxy's error texts.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+/// Why a JSON object is not of the shape that its reader needs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShapeError {
+    /// Something else stands where an object is needed.
+    #[error("{0} is not an object")]
+    NotAnObject(&'static str),
+    /// A required member is absent.
+    #[error("{of} does not contain '{member}'")]
+    Missing {
+        /// What lacks the member.
+        of: &'static str,
+        /// The member's name.
+        member: &'static str,
+    },
+    /// A member is of another JSON type than it must be.
+    #[error("{of} contains '{member}' with wrong type")]
+    WrongType {
+        /// What holds the member.
+        of: &'static str,
+        /// The member's name.
+        member: String,
+    },
+    /// A member is of the right type, but out of range.
+    #[error("{of} contains '{member}' with invalid value")]
+    InvalidValue {
+        /// What holds the member.
+        of: &'static str,
+        /// The member's name.
+        member: &'static str,
+    },
+    /// A member holds a word that has no meaning there.
+    #[error("{of} contains '{member}' with unknown value")]
+    UnknownValue {
+        /// What holds the member.
+        of: &'static str,
+        /// The member's name.
+        member: &'static str,
+    },
+    /// A list holds an element of another JSON type than it must be.
+    #[error("{0} contains element with wrong type")]
+    ElementType(&'static str),
+    /// A header in a list is not a pair.
+    #[error("headers contains list with wrong number of elements")]
+    HeaderPair,
+    /// A header's name in a list is not a string.
+    #[error("header contains name element with wrong type")]
+    HeaderNameType,
+    /// A header's value in a list is not a string.
+    #[error("header contains value element with wrong type")]
+    HeaderValueType,
+    /// A header's name or value may not stand in an HTTP message.
+    #[error("headers contains '{0}', which is not a valid header")]
+    HeaderInvalid(String),
+}
+
+/// An object and how error texts call it.
+#[derive(Clone, Copy)]
+pub(crate) struct Object<'a> {
+    pub(crate) name: &'static str,
+    members: &'a Map<String, Value>,
+}
+
+impl<'a> Object<'a> {
+    pub(crate) fn new(name: &'static str, value: &'a Value) -> Result<Self, ShapeError> {
+        match value {
+            Value::Object(members) => Ok(Self { name, members }),
+            _ => Err(ShapeError::NotAnObject(name)),
+        }
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.members.iter()
+    }
+
+    /// The member as it stands, `null` included.
+    pub(crate) fn raw(self, member: &str) -> Option<&'a Value> {
+        self.members.get(member)
+    }
+
+    /// The member; `null` counts as absent.
+    pub(crate) fn present(self, member: &str) -> Option<&'a Value> {
+        self.raw(member).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn string(self, member: &str) -> Result<Option<&'a str>, ShapeError> {
+        self.typed(member, self.raw(member), Value::as_str)
+    }
+
+    /// As [`Self::string`], where `null` counts as absent.
+    pub(crate) fn nullable_string(self, member: &str) -> Result<Option<&'a str>, ShapeError> {
+        self.typed(member, self.present(member), Value::as_str)
+    }
+
+    pub(crate) fn boolean(self, member: &str) -> Result<Option<bool>, ShapeError> {
+        self.typed(member, self.raw(member), Value::as_bool)
+    }
+
+    pub(crate) fn list(self, member: &str) -> Result<Option<&'a Vec<Value>>, ShapeError> {
+        self.typed(member, self.raw(member), Value::as_array)
+    }
+
+    /// An integer, given as a number (a fraction is rounded) or as a numeric string, because
+    /// widely used libraries write `"code": "200"`.
+    pub(crate) fn integer(self, member: &str) -> Result<Option<i64>, ShapeError> {
+        self.typed(member, self.raw(member), integer)
+    }
+
+    pub(crate) fn wrong_type(self, member: &str) -> ShapeError {
+        ShapeError::WrongType {
+            of: self.name,
+            member: member.to_owned(),
+        }
+    }
+
+    fn typed<T>(
+        self,
+        member: &str,
+        value: Option<&'a Value>,
+        convert: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ShapeError> {
+        match value {
+            None => Ok(None),
+            Some(value) => convert(value)
+                .map(Some)
+                .ok_or_else(|| self.wrong_type(member)),
+        }
+    }
+}
+
+fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64().or_else(|| rounded(number.as_f64()?)),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the range is checked before the cast"
+)]
+fn rounded(number: f64) -> Option<i64> {
+    let rounded = number.round();
+    (rounded.abs() < 1e15).then_some(rounded as i64)
+}
+
+/// Decodes standard base64 as far as it is base64: other bytes are skipped, padding is optional.
+pub(crate) fn decode_base64_leniently(text: &[u8]) -> Bytes {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new()
+            .with_decode_allow_trailing_bits(true)
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let mut digits: Vec<u8> = text
+        .iter()
+        .copied()
+        .filter(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
+        .collect();
+    if digits.len() % 4 == 1 {
+        // Six bits are no byte.
+        digits.pop();
+    }
+    Bytes::from(LENIENT.decode(digits).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn base64_is_decoded_leniently() {
+        for (text, decoded) in [
+            ("AAH/", &[0, 1, 255][..]),
+            ("aGk=", b"hi"),
+            ("aGk", b"hi"),
+            ("a G\nk=!", b"hi"),
+            ("aGkx_-YQ==", b"hi1a"),
+            ("a", b""),
+            ("", b""),
+        ] {
+            assert_eq!(decode_base64_leniently(text.as_bytes()), decoded, "{text}");
+        }
+    }
+}

@@ -1,0 +1,732 @@
+//! The body of `POST /publish/`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use serde_json::Value;
+
+use super::{
+    HttpResponse, HttpStream, Item, Purge, ResponseMessage, Sequencing, StreamContent, WsMessage,
+    WsMessageKind,
+};
+use crate::Limits;
+use crate::channel::{ChannelName, ItemId};
+use crate::fields;
+use crate::instruct::Status;
+use crate::json::{Object, ShapeError, decode_base64_leniently};
+
+/// Why nothing of a publish request was published.
+///
+/// The texts are the reference proxy's replies without their line end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The body is no JSON, or a JSON scalar.
+    #[error("Body is not valid JSON.")]
+    NotJson,
+    /// The body is a JSON array.
+    #[error("Invalid format.")]
+    NotAnObject,
+    /// The body or an item is not of the right shape.
+    #[error("Invalid format: {0}")]
+    Shape(#[from] ShapeError),
+    /// An item has no format for any transport.
+    #[error("Invalid format: no formats specified")]
+    NoFormats,
+    /// A channel name longer than [`Limits::channel_name_bytes`].
+    #[error(
+        "Invalid format: channel name of {found} bytes is too long, at most {allowed} are allowed"
+    )]
+    ChannelNameTooLong {
+        /// Bytes in the name.
+        found: usize,
+        /// Bytes allowed.
+        allowed: usize,
+    },
+    /// More items than [`Limits::items`].
+    #[error("Invalid format: too many items: {found}, at most {allowed} are allowed")]
+    TooManyItems {
+        /// Items in the request.
+        found: usize,
+        /// Items allowed.
+        allowed: usize,
+    },
+    /// `body-patch` without a body beside it.
+    #[error("Invalid format: 'http-response' with 'body-patch' is not supported")]
+    BodyPatch,
+}
+
+/// Parses a publish request: all of its items, or the first mistake.
+///
+/// # Errors
+/// Any mistake rejects the request as a whole, so nothing of it may have been published.
+pub fn parse(body: &[u8], limits: &Limits) -> Result<Vec<Item>, PublishError> {
+    let value: Value = serde_json::from_slice(body).map_err(|_| PublishError::NotJson)?;
+    let request = match &value {
+        Value::Object(_) => Object::new("object", &value)?,
+        Value::Array(_) => return Err(PublishError::NotAnObject),
+        _ => return Err(PublishError::NotJson),
+    };
+    let items = request.list("items")?.ok_or(ShapeError::Missing {
+        of: "object",
+        member: "items",
+    })?;
+    if items.len() > limits.items {
+        return Err(PublishError::TooManyItems {
+            found: items.len(),
+            allowed: limits.items,
+        });
+    }
+    items.iter().map(|value| item(value, limits)).collect()
+}
+
+fn item(value: &Value, limits: &Limits) -> Result<Item, PublishError> {
+    let object = Object::new("publish item object", value)?;
+    let formats = match object.present("formats") {
+        Some(value @ Value::Object(_)) => Object::new("formats", value)?,
+        Some(_) => return Err(object.wrong_type("formats").into()),
+        // The older form, which the Python and Go libraries send: formats beside the channel.
+        None => object,
+    };
+    let channel = channel(object, limits)?;
+    if formats.is_empty() || (object.present("formats").is_none() && !has_format(object)) {
+        return Err(PublishError::NoFormats);
+    }
+    Ok(Item {
+        channel,
+        id: object.nullable_string("id")?.map(ItemId::new),
+        prev_id: object.nullable_string("prev-id")?.map(ItemId::new),
+        meta: meta(object)?,
+        size: size(object)?,
+        sequencing: match object.boolean("no-seq")? {
+            Some(true) => Sequencing::Unordered,
+            Some(false) | None => Sequencing::Ordered,
+        },
+        purge: match object.boolean("purge")? {
+            Some(true) => Purge::Before,
+            Some(false) => Purge::Never,
+            None => Purge::Default,
+        },
+        http_response: format(formats, "http-response", "'http-response'", http_response)?,
+        http_stream: format(formats, "http-stream", "'http-stream'", http_stream)?,
+        ws_message: format(formats, "ws-message", "'ws-message'", ws_message)?,
+    })
+}
+
+fn has_format(item: Object<'_>) -> bool {
+    ["http-response", "http-stream", "ws-message"]
+        .iter()
+        .any(|name| item.raw(name).is_some())
+}
+
+fn channel(item: Object<'_>, limits: &Limits) -> Result<ChannelName, PublishError> {
+    let name = item.string("channel")?.ok_or(ShapeError::Missing {
+        of: item.name,
+        member: "channel",
+    })?;
+    if name.len() > limits.channel_name_bytes {
+        return Err(PublishError::ChannelNameTooLong {
+            found: name.len(),
+            allowed: limits.channel_name_bytes,
+        });
+    }
+    Ok(ChannelName::new(name))
+}
+
+fn meta(item: Object<'_>) -> Result<BTreeMap<String, String>, ShapeError> {
+    let object = match item.present("meta") {
+        None => return Ok(BTreeMap::new()),
+        Some(value @ Value::Object(_)) => Object::new("'meta'", value)?,
+        Some(_) => return Err(item.wrong_type("meta")),
+    };
+    object
+        .iter()
+        .map(|(name, value)| {
+            let value = value.as_str().ok_or_else(|| object.wrong_type(name))?;
+            Ok((name.clone(), value.to_owned()))
+        })
+        .collect()
+}
+
+fn size(item: Object<'_>) -> Result<Option<u64>, ShapeError> {
+    let Some(size) = item.integer("size")? else {
+        return Ok(None);
+    };
+    let size = u64::try_from(size).map_err(|_| invalid(item, "size"))?;
+    Ok(Some(size))
+}
+
+fn format<T>(
+    formats: Object<'_>,
+    member: &str,
+    name: &'static str,
+    parse: impl FnOnce(Object<'_>) -> Result<T, PublishError>,
+) -> Result<Option<T>, PublishError> {
+    formats
+        .raw(member)
+        .map(|value| parse(Object::new(name, value)?))
+        .transpose()
+}
+
+/// What a format asks its receivers to do; publish member `action`.
+enum Action {
+    Send,
+    Hint,
+    Close,
+    Refresh,
+}
+
+fn action(format: Object<'_>) -> Result<Action, ShapeError> {
+    match format.string("action")? {
+        None | Some("send") => Ok(Action::Send),
+        Some("hint") => Ok(Action::Hint),
+        Some("close") => Ok(Action::Close),
+        Some("refresh") => Ok(Action::Refresh),
+        Some(_) => Err(ShapeError::UnknownValue {
+            of: format.name,
+            member: "action",
+        }),
+    }
+}
+
+fn http_response(format: Object<'_>) -> Result<HttpResponse, PublishError> {
+    Ok(match action(format)? {
+        Action::Send => HttpResponse::Send(response_message(format)?),
+        Action::Hint => HttpResponse::Hint,
+        Action::Close => HttpResponse::Close,
+        Action::Refresh => HttpResponse::Refresh,
+    })
+}
+
+fn response_message(format: Object<'_>) -> Result<ResponseMessage, PublishError> {
+    Ok(ResponseMessage {
+        status: response_status(format)?,
+        headers: headers(format)?,
+        body: response_body(format)?,
+        content_filters: content_filters(format)?,
+    })
+}
+
+fn response_status(format: Object<'_>) -> Result<Status, ShapeError> {
+    let code = format.integer("code")?.unwrap_or(200);
+    let code = u16::try_from(code)
+        .ok()
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or_else(|| invalid(format, "code"))?;
+    let reason = format.string("reason")?.filter(|reason| !reason.is_empty());
+    // A line end in the reason would forge headers.
+    if reason.is_some_and(|reason| reason.chars().any(char::is_control)) {
+        return Err(invalid(format, "reason"));
+    }
+    Ok(Status {
+        code,
+        reason: reason.map(str::to_owned),
+    })
+}
+
+fn response_body(format: Object<'_>) -> Result<Bytes, PublishError> {
+    if let Some(text) = format.string("body-bin")? {
+        return Ok(decode_base64_leniently(text.as_bytes()));
+    }
+    if let Some(text) = format.string("body")? {
+        return Ok(Bytes::copy_from_slice(text.as_bytes()));
+    }
+    if format.list("body-patch")?.is_some() {
+        return Err(PublishError::BodyPatch);
+    }
+    Err(ShapeError::Missing {
+        of: format.name,
+        member: "body', 'body-bin', or 'body-patch",
+    }
+    .into())
+}
+
+type Headers = Vec<(HeaderName, HeaderValue)>;
+
+fn headers(format: Object<'_>) -> Result<Headers, ShapeError> {
+    let pairs: Vec<(&str, &str)> = match format.raw("headers") {
+        None => Vec::new(),
+        Some(Value::Object(members)) => members
+            .iter()
+            .map(|(name, value)| match value {
+                Value::String(value) => Ok((name.as_str(), value.as_str())),
+                _ => Err(ShapeError::WrongType {
+                    of: "headers",
+                    member: name.clone(),
+                }),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(Value::Array(list)) => list.iter().map(header_pair).collect::<Result<_, _>>()?,
+        Some(_) => return Err(format.wrong_type("headers")),
+    };
+    pairs
+        .into_iter()
+        .map(|(name, value)| header(name, value))
+        .filter(|header| !matches!(header, Ok((name, _)) if fields::is_grip(name)))
+        .collect()
+}
+
+fn header_pair(value: &Value) -> Result<(&str, &str), ShapeError> {
+    let pair = value.as_array().ok_or(ShapeError::ElementType("headers"))?;
+    let [name, value] = pair.as_slice() else {
+        return Err(ShapeError::HeaderPair);
+    };
+    Ok((
+        name.as_str().ok_or(ShapeError::HeaderNameType)?,
+        value.as_str().ok_or(ShapeError::HeaderValueType)?,
+    ))
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), ShapeError> {
+    let invalid = || ShapeError::HeaderInvalid(name.to_owned());
+    Ok((
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?,
+        HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid())?,
+    ))
+}
+
+fn http_stream(format: Object<'_>) -> Result<HttpStream, PublishError> {
+    Ok(match action(format)? {
+        Action::Send => {
+            let content = content(format)?.ok_or(ShapeError::Missing {
+                of: format.name,
+                member: "content' or 'content-bin",
+            })?;
+            HttpStream::Send {
+                content: StreamContent::new(&content.into_bytes()),
+                content_filters: content_filters(format)?,
+            }
+        }
+        Action::Hint => HttpStream::Hint,
+        Action::Close => HttpStream::Close,
+        Action::Refresh => HttpStream::Refresh,
+    })
+}
+
+fn ws_message(format: Object<'_>) -> Result<WsMessage, PublishError> {
+    Ok(match action(format)? {
+        Action::Send => ws_send(format)?,
+        Action::Hint => WsMessage::Hint,
+        Action::Close => WsMessage::Close {
+            code: close_code(format)?,
+            reason: format.string("reason")?.unwrap_or_default().to_owned(),
+        },
+        Action::Refresh => WsMessage::Refresh,
+    })
+}
+
+fn ws_send(format: Object<'_>) -> Result<WsMessage, ShapeError> {
+    let content = content(format)?;
+    let kind = match format.string("type")? {
+        Some("text") => WsMessageKind::Text,
+        Some("binary") => WsMessageKind::Binary,
+        Some("ping") => WsMessageKind::Ping,
+        Some("pong") => WsMessageKind::Pong,
+        Some(_) => {
+            return Err(ShapeError::UnknownValue {
+                of: format.name,
+                member: "type",
+            });
+        }
+        None if matches!(content, Some(Content::Binary(_))) => WsMessageKind::Binary,
+        None => WsMessageKind::Text,
+    };
+    let content = match (content, kind) {
+        (Some(content), _) => content.into_bytes(),
+        (None, WsMessageKind::Ping | WsMessageKind::Pong) => Bytes::new(),
+        (None, _) => {
+            return Err(ShapeError::Missing {
+                of: format.name,
+                member: "content' or 'content-bin",
+            });
+        }
+    };
+    Ok(WsMessage::Send {
+        kind,
+        content,
+        content_filters: content_filters(format)?,
+    })
+}
+
+fn close_code(format: Object<'_>) -> Result<Option<u16>, ShapeError> {
+    let Some(code) = format.integer("code")? else {
+        return Ok(None);
+    };
+    let code = u16::try_from(code).map_err(|_| invalid(format, "code"))?;
+    Ok(Some(code))
+}
+
+enum Content<'a> {
+    Text(&'a str),
+    Binary(Bytes),
+}
+
+impl Content<'_> {
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
+fn content(format: Object<'_>) -> Result<Option<Content<'_>>, ShapeError> {
+    if let Some(text) = format.string("content-bin")? {
+        return Ok(Some(Content::Binary(decode_base64_leniently(
+            text.as_bytes(),
+        ))));
+    }
+    Ok(format.string("content")?.map(Content::Text))
+}
+
+fn content_filters(format: Object<'_>) -> Result<Option<Vec<String>>, ShapeError> {
+    let Some(list) = format.list("content-filters")? else {
+        return Ok(None);
+    };
+    list.iter()
+        .map(|filter| filter.as_str().map(str::to_owned))
+        .collect::<Option<Vec<_>>>()
+        .map(Some)
+        .ok_or(ShapeError::ElementType("content-filters"))
+}
+
+fn invalid(object: Object<'_>, member: &'static str) -> ShapeError {
+    ShapeError::InvalidValue {
+        of: object.name,
+        member,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn items(body: &str) -> Result<Vec<Item>, PublishError> {
+        parse(body.as_bytes(), &Limits::default())
+    }
+
+    fn one(item: &str) -> Item {
+        items(&format!(r#"{{"items":[{item}]}}"#))
+            .unwrap()
+            .remove(0)
+    }
+
+    #[track_caller]
+    fn check_error(body: &str, text: &str) {
+        assert_eq!(items(body).expect_err(body).to_string(), text, "{body}");
+    }
+
+    #[track_caller]
+    fn check_item_error(item: &str, text: &str) {
+        check_error(
+            &format!(r#"{{"items":[{item}]}}"#),
+            &format!("Invalid format: {text}"),
+        );
+    }
+
+    #[track_caller]
+    fn check_format_error(format: &str, content: &str, text: &str) {
+        check_item_error(&format!(r#"{{"channel":"c","{format}":{content}}}"#), text);
+    }
+
+    #[test]
+    fn what_the_python_library_sends() {
+        let item = one(
+            r#"{"id": "2", "prev-id": "1", "http-response": {"code": 200, "reason": "OK", "headers": {"Content-Type": "text/plain"}, "body": "hello\n"}, "channel": "chan"}"#,
+        );
+        assert_eq!(item.channel.as_str(), "chan");
+        assert_eq!(item.id, Some(ItemId::new("2")));
+        assert_eq!(item.prev_id, Some(ItemId::new("1")));
+        let Some(HttpResponse::Send(message)) = item.http_response else {
+            panic!("no answer: {item:?}");
+        };
+        assert_eq!(message.status.code, StatusCode::OK);
+        assert_eq!(message.body, "hello\n");
+        assert_eq!(message.headers[0].0, "content-type");
+
+        let item = one(r#"{"http-stream": {"action": "close"}, "channel": "chan"}"#);
+        assert_eq!(item.http_stream, Some(HttpStream::Close));
+        let item = one(
+            r#"{"ws-message": {"action": "close", "code": 4001, "reason": "bye"}, "channel": "c"}"#,
+        );
+        let close = WsMessage::Close {
+            code: Some(4001),
+            reason: "bye".to_owned(),
+        };
+        assert_eq!(item.ws_message, Some(close));
+        let item = one(r#"{"http-response": {"action": "hint"}, "channel": "chan"}"#);
+        assert_eq!(item.http_response, Some(HttpResponse::Hint));
+    }
+
+    #[test]
+    fn what_the_javascript_library_sends() {
+        let item = one(
+            r#"{"formats":{"http-response":{"code":"404","body":"x"},"http-stream":{"content":"hi\n"},"ws-message":{"content-bin":"AAH/"}},"id":"5","channel":"c"}"#,
+        );
+        let Some(HttpResponse::Send(message)) = &item.http_response else {
+            panic!("no answer: {item:?}");
+        };
+        assert_eq!(message.status.code, StatusCode::NOT_FOUND);
+        let Some(HttpStream::Send { content, .. }) = &item.http_stream else {
+            panic!("no content: {item:?}");
+        };
+        assert_eq!(content.plain(), "hi\n");
+        let Some(WsMessage::Send { kind, content, .. }) = &item.ws_message else {
+            panic!("no message: {item:?}");
+        };
+        assert_eq!(
+            (*kind, &content[..]),
+            (WsMessageKind::Binary, &[0, 1, 255][..])
+        );
+    }
+
+    #[test]
+    fn members_have_defaults_and_null_is_absent() {
+        let item = one(
+            r#"{"channel":"c","id":null,"prev-id":null,"meta":null,"formats":null,"http-stream":{"content":""},"unknown":1}"#,
+        );
+        assert_eq!((item.id, item.prev_id, item.size), (None, None, None));
+        assert_eq!(item.sequencing, Sequencing::Ordered);
+        assert_eq!(item.purge, Purge::Default);
+        assert!(item.meta.is_empty());
+        let item = one(
+            r#"{"channel":"c","no-seq":true,"purge":true,"size":"7","meta":{"sender":"u"},"http-stream":{"content":"x","content-filters":["build-id"]}}"#,
+        );
+        assert_eq!(item.sequencing, Sequencing::Unordered);
+        assert_eq!(item.purge, Purge::Before);
+        assert_eq!(item.size, Some(7));
+        assert_eq!(item.meta["sender"], "u");
+        let Some(HttpStream::Send {
+            content_filters, ..
+        }) = item.http_stream
+        else {
+            panic!("no content");
+        };
+        assert_eq!(content_filters, Some(vec!["build-id".to_owned()]));
+    }
+
+    #[test]
+    fn an_empty_list_publishes_nothing() {
+        assert_eq!(items(r#"{"items":[]}"#), Ok(vec![]));
+    }
+
+    #[test]
+    fn grip_headers_never_come_from_a_publisher() {
+        let item = one(
+            r#"{"channel":"c","http-response":{"body-bin":"aGk=","headers":[["Grip-Hold","stream"],["X-A","1"],["X-A","2"]]}}"#,
+        );
+        let Some(HttpResponse::Send(message)) = item.http_response else {
+            panic!("no answer");
+        };
+        let names: Vec<&str> = message
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(names, ["x-a", "x-a"]);
+        assert_eq!(message.body, "hi");
+    }
+
+    #[test]
+    fn bodies_of_the_wrong_shape_are_refused() {
+        check_error("", "Body is not valid JSON.");
+        check_error("{", "Body is not valid JSON.");
+        check_error("7", "Body is not valid JSON.");
+        check_error("[]", "Invalid format.");
+        check_error("{}", "Invalid format: object does not contain 'items'");
+        check_error(
+            r#"{"items":{}}"#,
+            "Invalid format: object contains 'items' with wrong type",
+        );
+    }
+
+    #[test]
+    fn items_of_the_wrong_shape_are_refused() {
+        let of = "publish item object";
+        check_item_error("7", "publish item object is not an object");
+        check_item_error("{}", "publish item object does not contain 'channel'");
+        check_item_error(r#"{"channel":"c"}"#, "no formats specified");
+        check_item_error(r#"{"channel":"c","formats":{}}"#, "no formats specified");
+        for (member, value) in [
+            ("channel", "7"),
+            ("id", "7"),
+            ("prev-id", "7"),
+            ("formats", "[]"),
+            ("meta", "[]"),
+            ("size", "[]"),
+            ("no-seq", "1"),
+            ("purge", "\"yes\""),
+        ] {
+            let channel = if member == "channel" {
+                ""
+            } else {
+                r#""channel":"c","#
+            };
+            check_item_error(
+                &format!(r#"{{{channel}"{member}":{value},"http-stream":{{"content":"x"}}}}"#),
+                &format!("{of} contains '{member}' with wrong type"),
+            );
+        }
+        check_item_error(
+            r#"{"channel":"c","size":-1,"http-stream":{"content":""}}"#,
+            "publish item object contains 'size' with invalid value",
+        );
+        check_item_error(
+            r#"{"channel":"c","meta":{"a":1},"http-stream":{"content":""}}"#,
+            "'meta' contains 'a' with wrong type",
+        );
+        let long = "c".repeat(1025);
+        check_item_error(
+            &format!(r#"{{"channel":"{long}","http-stream":{{"content":""}}}}"#),
+            "channel name of 1025 bytes is too long, at most 1024 are allowed",
+        );
+    }
+
+    #[test]
+    fn responses_of_the_wrong_shape_are_refused() {
+        for (content, text) in [
+            ("7", "'http-response' is not an object"),
+            (
+                "{}",
+                "'http-response' does not contain 'body', 'body-bin', or 'body-patch'",
+            ),
+            (
+                r#"{"code":[]}"#,
+                "'http-response' contains 'code' with wrong type",
+            ),
+            (
+                r#"{"code":"x"}"#,
+                "'http-response' contains 'code' with wrong type",
+            ),
+            (
+                r#"{"code":1000}"#,
+                "'http-response' contains 'code' with invalid value",
+            ),
+            (
+                r#"{"code":-1}"#,
+                "'http-response' contains 'code' with invalid value",
+            ),
+            (
+                r#"{"reason":1}"#,
+                "'http-response' contains 'reason' with wrong type",
+            ),
+            (
+                r#"{"reason":"a\r\nb"}"#,
+                "'http-response' contains 'reason' with invalid value",
+            ),
+            (
+                r#"{"headers":1}"#,
+                "'http-response' contains 'headers' with wrong type",
+            ),
+            (
+                r#"{"headers":[1]}"#,
+                "headers contains element with wrong type",
+            ),
+            (
+                r#"{"headers":[["a"]]}"#,
+                "headers contains list with wrong number of elements",
+            ),
+            (
+                r#"{"headers":[[1,"a"]]}"#,
+                "header contains name element with wrong type",
+            ),
+            (
+                r#"{"headers":[["a",1]]}"#,
+                "header contains value element with wrong type",
+            ),
+            (
+                r#"{"headers":{"a":1}}"#,
+                "headers contains 'a' with wrong type",
+            ),
+            (
+                r#"{"headers":{"a b":"1"}}"#,
+                "headers contains 'a b', which is not a valid header",
+            ),
+            (
+                r#"{"headers":{"a":"1\r\nb: 2"}}"#,
+                "headers contains 'a', which is not a valid header",
+            ),
+            (
+                r#"{"body":1}"#,
+                "'http-response' contains 'body' with wrong type",
+            ),
+            (
+                r#"{"body":"","content-filters":1}"#,
+                "'http-response' contains 'content-filters' with wrong type",
+            ),
+            (
+                r#"{"body":"","content-filters":[1]}"#,
+                "content-filters contains element with wrong type",
+            ),
+            (
+                r#"{"action":"x"}"#,
+                "'http-response' contains 'action' with unknown value",
+            ),
+            (
+                r#"{"body-patch":[]}"#,
+                "'http-response' with 'body-patch' is not supported",
+            ),
+        ] {
+            check_format_error("http-response", content, text);
+        }
+    }
+
+    #[test]
+    fn streams_and_messages_of_the_wrong_shape_are_refused() {
+        for (format, content, text) in [
+            (
+                "http-stream",
+                "{}",
+                "'http-stream' does not contain 'content' or 'content-bin'",
+            ),
+            (
+                "http-stream",
+                r#"{"content":1}"#,
+                "'http-stream' contains 'content' with wrong type",
+            ),
+            (
+                "http-stream",
+                r#"{"action":1}"#,
+                "'http-stream' contains 'action' with wrong type",
+            ),
+            (
+                "ws-message",
+                "{}",
+                "'ws-message' does not contain 'content' or 'content-bin'",
+            ),
+            (
+                "ws-message",
+                r#"{"type":"x"}"#,
+                "'ws-message' contains 'type' with unknown value",
+            ),
+            (
+                "ws-message",
+                r#"{"action":"close","code":-1}"#,
+                "'ws-message' contains 'code' with invalid value",
+            ),
+        ] {
+            check_format_error(format, content, text);
+        }
+    }
+
+    #[test]
+    fn one_bad_item_rejects_them_all() {
+        let body = r#"{"items":[{"channel":"c","http-stream":{"content":"x"}},{"channel":"c"}]}"#;
+        check_error(body, "Invalid format: no formats specified");
+    }
+
+    #[test]
+    fn too_many_items_are_refused() {
+        let limits = Limits {
+            items: 1,
+            ..Limits::default()
+        };
+        let error = parse(br#"{"items":[{},{}]}"#, &limits).unwrap_err();
+        let text = "Invalid format: too many items: 2, at most 1 are allowed";
+        assert_eq!(error.to_string(), text);
+    }
+}

@@ -1,0 +1,508 @@
+//! Who said so: the JWTs that hub, edge and publishers sign, as compact JWS; RFC 7515, RFC 7519.
+//!
+//! The algorithm is the receiver's choice: it belongs to the key, and a token that names another
+//! one is refused. The time comes in as an argument.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use p256::ecdsa;
+use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::pkcs8::DecodePrivateKey as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::UnixTime;
+use crate::json::decode_base64_leniently;
+
+/// How long a `Grip-Sig` is good for, in seconds.
+const GRIP_SIG_LIFETIME: u64 = 3600;
+/// How long a purge token is good for, in seconds; also the longest that the edge accepts.
+const PURGE_LIFETIME: u64 = 60;
+/// Seconds that two machines' clocks may differ by.
+pub const CLOCK_LEEWAY: u64 = 60;
+const PURGE_AUDIENCE: &str = "gripline-purge";
+const PURGE_ISSUER: &str = "gripline-hub";
+
+/// What a token claims; the registered claims that GRIP and the purge endpoint use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Who signed; `iss`.
+    #[serde(rename = "iss", skip_serializing_if = "Option::is_none", default)]
+    pub issuer: Option<String>,
+    /// For whom; `aud`.
+    #[serde(rename = "aud", skip_serializing_if = "Option::is_none", default)]
+    pub audience: Option<String>,
+    #[serde(rename = "exp")]
+    expires_secs: u64,
+    /// base64url SHA-256 of the body that the token is bound to; `hsh`, ours.
+    #[serde(rename = "hsh", skip_serializing_if = "Option::is_none", default)]
+    pub body_hash: Option<String>,
+}
+
+impl Claims {
+    /// Claims that only say until when they hold.
+    pub fn until(expires: UnixTime) -> Self {
+        Self {
+            issuer: None,
+            audience: None,
+            expires_secs: expires.0,
+            body_hash: None,
+        }
+    }
+
+    /// Until when the token is good; `exp`.
+    pub fn expires(&self) -> UnixTime {
+        UnixTime(self.expires_secs)
+    }
+}
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// An empty secret verifies whatever anybody signs with an empty secret.
+    #[error("the key is empty")]
+    Empty,
+    /// What follows `base64:` is no base64.
+    #[error("the text after base64: is not base64")]
+    Base64,
+    /// The key is not on the curve P-256, or not written as such a key.
+    #[error("not a P-256 key")]
+    Curve,
+}
+
+/// Why a token proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureError {
+    /// Not three base64url parts with JSON in the first two.
+    #[error("the token is malformed")]
+    Malformed,
+    /// Signed by another algorithm than the key's.
+    #[error("the token's algorithm is not that of the key")]
+    Algorithm,
+    /// The signature is not by this key.
+    #[error("the signature does not verify")]
+    Signature,
+    /// `exp` is in the past.
+    #[error("the token has expired")]
+    Expired,
+    /// `exp` is further ahead than such a token may live.
+    #[error("the token expires too far in the future")]
+    TooLong,
+    /// `aud` names somebody else.
+    #[error("the token is not for this audience")]
+    Audience,
+    /// `iss` names somebody else.
+    #[error("the token is not from this issuer")]
+    Issuer,
+    /// `hsh` is not the hash of the body.
+    #[error("the token belongs to another body")]
+    Body,
+}
+
+/// A JWS algorithm; RFC 7518 §3.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// HMAC with SHA-256.
+    Hs256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+}
+
+impl Algorithm {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Es256 => "ES256",
+            Self::Rs256 => "RS256",
+        }
+    }
+}
+
+type SignFn = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
+
+/// A key that signs. Cheap to clone; never shows its secret.
+#[derive(Clone)]
+pub struct SigningKey {
+    algorithm: Algorithm,
+    sign: Arc<SignFn>,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.algorithm.name())
+    }
+}
+
+impl SigningKey {
+    /// A shared secret.
+    ///
+    /// # Errors
+    /// [`KeyError::Empty`].
+    pub fn hs256(secret: &[u8]) -> Result<Self, KeyError> {
+        let mac = keyed(secret)?;
+        let sign = move |message: &[u8]| {
+            let mut mac = mac.clone();
+            mac.update(message);
+            mac.finalize().into_bytes().to_vec()
+        };
+        Ok(Self::custom(Algorithm::Hs256, sign))
+    }
+
+    /// A P-256 private key as PEM, PKCS#8 or SEC 1.
+    ///
+    /// # Errors
+    /// [`KeyError::Curve`] if it is any other kind of key.
+    pub fn es256_from_pem(pem: &str) -> Result<Self, KeyError> {
+        let secret = p256::SecretKey::from_pkcs8_pem(pem)
+            .or_else(|_| p256::SecretKey::from_sec1_pem(pem))
+            .map_err(|_| KeyError::Curve)?;
+        let key = ecdsa::SigningKey::from(&secret);
+        let sign = move |message: &[u8]| {
+            let signature: ecdsa::Signature = key.sign(message);
+            signature.to_bytes().to_vec()
+        };
+        Ok(Self::custom(Algorithm::Es256, sign))
+    }
+
+    /// A key held elsewhere, such as RSA in a native crypto library.
+    pub fn custom(
+        algorithm: Algorithm,
+        sign: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            algorithm,
+            sign: Arc::new(sign),
+        }
+    }
+
+    /// The compact token for these claims.
+    pub fn sign(&self, claims: &Claims) -> String {
+        let header = format!(r#"{{"typ":"JWT","alg":"{}"}}"#, self.algorithm.name());
+        let claims = serde_json::to_vec(claims).expect("claims are strings and numbers");
+        let mut token = URL_SAFE_NO_PAD.encode(header);
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+        let signature = (self.sign)(token.as_bytes());
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        token
+    }
+}
+
+/// A key that verifies.
+#[derive(Clone)]
+pub struct VerifyingKey(Verifying);
+
+#[derive(Clone)]
+enum Verifying {
+    Hs256(Hmac<Sha256>),
+    Es256(Box<ecdsa::VerifyingKey>),
+}
+
+impl fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifyingKey({})", self.algorithm().name())
+    }
+}
+
+impl VerifyingKey {
+    /// A shared secret.
+    ///
+    /// # Errors
+    /// [`KeyError::Empty`].
+    pub fn hs256(secret: &[u8]) -> Result<Self, KeyError> {
+        Ok(Self(Verifying::Hs256(keyed(secret)?)))
+    }
+
+    /// A P-256 public key from the coordinates of a JWK; RFC 7518 §6.2.1.
+    ///
+    /// # Errors
+    /// [`KeyError::Curve`] if they are no base64url of 32 bytes or not on the curve.
+    pub fn es256_from_coordinates(x: &str, y: &str) -> Result<Self, KeyError> {
+        let mut point = vec![4];
+        for coordinate in [x, y] {
+            URL_SAFE_NO_PAD
+                .decode_vec(coordinate, &mut point)
+                .map_err(|_| KeyError::Curve)?;
+        }
+        let key = ecdsa::VerifyingKey::from_sec1_bytes(&point).map_err(|_| KeyError::Curve)?;
+        Ok(Self(Verifying::Es256(Box::new(key))))
+    }
+
+    /// The one algorithm that this key accepts.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            Verifying::Hs256(_) => Algorithm::Hs256,
+            Verifying::Es256(_) => Algorithm::Es256,
+        }
+    }
+
+    /// The claims of a token that this key signed and that has not expired.
+    ///
+    /// # Errors
+    /// The first thing wrong with it; the signature is checked before any claim.
+    pub fn verify(
+        &self,
+        token: &str,
+        now: UnixTime,
+        leeway_secs: u64,
+    ) -> Result<Claims, SignatureError> {
+        let (signed, signature) = token.rsplit_once('.').ok_or(SignatureError::Malformed)?;
+        let (header, claims) = signed.split_once('.').ok_or(SignatureError::Malformed)?;
+        let header: Header = part(header)?;
+        if header.alg != self.algorithm().name() {
+            return Err(SignatureError::Algorithm);
+        }
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .map_err(|_| SignatureError::Malformed)?;
+        if !self.is_signature(signed.as_bytes(), &signature) {
+            return Err(SignatureError::Signature);
+        }
+        let claims: Claims = part(claims)?;
+        if claims.expires().plus(leeway_secs) <= now {
+            return Err(SignatureError::Expired);
+        }
+        Ok(claims)
+    }
+
+    fn is_signature(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.0 {
+            Verifying::Hs256(mac) => {
+                let mut mac = mac.clone();
+                mac.update(message);
+                // Takes the same time for every wrong signature.
+                mac.verify_slice(signature).is_ok()
+            }
+            Verifying::Es256(key) => ecdsa::Signature::from_slice(signature)
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+        }
+    }
+}
+
+fn keyed(secret: &[u8]) -> Result<Hmac<Sha256>, KeyError> {
+    if secret.is_empty() {
+        return Err(KeyError::Empty);
+    }
+    Ok(Hmac::new_from_slice(secret).expect("HMAC takes keys of any length"))
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+}
+
+fn part<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, SignatureError> {
+    let bytes = URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| SignatureError::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_| SignatureError::Malformed)
+}
+
+/// The secret that a configured key text means: `base64:...`, else the text's own bytes.
+///
+/// The form `file:PATH` is for the caller, who may read files.
+///
+/// # Errors
+/// [`KeyError::Empty`] and [`KeyError::Base64`].
+pub fn secret_from_text(text: &str) -> Result<Vec<u8>, KeyError> {
+    let secret = match text.strip_prefix("base64:") {
+        None => text.as_bytes().to_vec(),
+        Some(encoded) => {
+            let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/= \r\n".contains(&byte);
+            if !encoded.bytes().all(is_base64) {
+                return Err(KeyError::Base64);
+            }
+            decode_base64_leniently(encoded.as_bytes()).to_vec()
+        }
+    };
+    if secret.is_empty() {
+        return Err(KeyError::Empty);
+    }
+    Ok(secret)
+}
+
+/// A fresh value for GRIP `Grip-Sig`, good for an hour.
+pub fn grip_sig(key: &SigningKey, issuer: &str, now: UnixTime) -> String {
+    key.sign(&Claims {
+        issuer: Some(issuer.to_owned()),
+        ..Claims::until(now.plus(GRIP_SIG_LIFETIME))
+    })
+}
+
+/// base64url SHA-256 of a body, for the `hsh` claim.
+pub fn body_hash(body: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(body))
+}
+
+/// The bearer token for one purge request.
+pub fn purge_token(key: &SigningKey, body: &[u8], now: UnixTime) -> String {
+    key.sign(&Claims {
+        issuer: Some(PURGE_ISSUER.to_owned()),
+        audience: Some(PURGE_AUDIENCE.to_owned()),
+        body_hash: Some(body_hash(body)),
+        ..Claims::until(now.plus(PURGE_LIFETIME))
+    })
+}
+
+/// Whether `token` allows the purge request with this body.
+///
+/// # Errors
+/// Whatever is wrong with the token, its lifetime, its audience or the body it is bound to.
+pub fn verify_purge_token(
+    key: &VerifyingKey,
+    token: &str,
+    body: &[u8],
+    now: UnixTime,
+) -> Result<(), SignatureError> {
+    let claims = key.verify(token, now, CLOCK_LEEWAY)?;
+    if claims.expires() > now.plus(PURGE_LIFETIME + CLOCK_LEEWAY) {
+        return Err(SignatureError::TooLong);
+    }
+    if claims.audience.as_deref() != Some(PURGE_AUDIENCE) {
+        return Err(SignatureError::Audience);
+    }
+    if claims.body_hash != Some(body_hash(body)) {
+        return Err(SignatureError::Body);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const NOW: UnixTime = UnixTime(1_700_000_000);
+
+    fn keys(secret: &str) -> (SigningKey, VerifyingKey) {
+        let secret = secret.as_bytes();
+        (
+            SigningKey::hs256(secret).unwrap(),
+            VerifyingKey::hs256(secret).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_grip_sig_is_a_jwt_with_issuer_and_expiry() {
+        let (signing, verifying) = keys("changeme");
+        let token = grip_sig(&signing, "pushpin", NOW);
+        let mut parts = token.split('.');
+        let mut decoded = || {
+            let part = URL_SAFE_NO_PAD.decode(parts.next().unwrap()).unwrap();
+            String::from_utf8(part).unwrap()
+        };
+        assert_eq!(decoded(), r#"{"typ":"JWT","alg":"HS256"}"#);
+        assert_eq!(decoded(), r#"{"iss":"pushpin","exp":1700003600}"#);
+        let claims = verifying.verify(&token, NOW, 0).unwrap();
+        assert_eq!(claims.issuer.as_deref(), Some("pushpin"));
+    }
+
+    /// The example of RFC 7515 appendix A.1.
+    #[test]
+    fn the_example_of_the_rfc_verifies() {
+        let key = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+        let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        let key = VerifyingKey::hs256(&URL_SAFE_NO_PAD.decode(key).unwrap()).unwrap();
+        let claims = key.verify(token, UnixTime(1_300_819_379), 0).unwrap();
+        assert_eq!(claims.issuer.as_deref(), Some("joe"));
+        assert_eq!(
+            key.verify(token, UnixTime(1_300_819_380), 0),
+            Err(SignatureError::Expired)
+        );
+        assert!(key.verify(token, UnixTime(1_300_819_380), 60).is_ok());
+    }
+
+    #[track_caller]
+    fn check_refused(token: &str, expected: SignatureError) {
+        let (_, verifying) = keys("changeme");
+        assert_eq!(verifying.verify(token, NOW, 0), Err(expected), "{token}");
+    }
+
+    #[test]
+    fn forged_tokens_are_refused() {
+        let (signing, _) = keys("changeme");
+        let good = grip_sig(&signing, "pushpin", NOW);
+        let (other, _) = keys("other");
+        check_refused(&grip_sig(&other, "pushpin", NOW), SignatureError::Signature);
+        check_refused(&format!("{good}AAAA"), SignatureError::Signature);
+        let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
+        let claims = good.split('.').nth(1).unwrap();
+        check_refused(&format!("{none}.{claims}."), SignatureError::Algorithm);
+        for malformed in ["", ".", "..", "a.b.c", "a.b.c.d", &good.replace('.', "")] {
+            check_refused(malformed, SignatureError::Malformed);
+        }
+    }
+
+    #[test]
+    fn an_empty_secret_is_no_key() {
+        assert_eq!(SigningKey::hs256(b"").unwrap_err(), KeyError::Empty);
+        assert_eq!(VerifyingKey::hs256(b"").unwrap_err(), KeyError::Empty);
+        assert_eq!(secret_from_text("").unwrap_err(), KeyError::Empty);
+        assert_eq!(secret_from_text("base64:").unwrap_err(), KeyError::Empty);
+    }
+
+    #[test]
+    fn key_texts_are_plain_or_base64() {
+        assert_eq!(secret_from_text("changeme").unwrap(), b"changeme");
+        assert_eq!(secret_from_text("base64:AAH/").unwrap(), [0, 1, 255]);
+        assert_eq!(secret_from_text("base64:$$").unwrap_err(), KeyError::Base64);
+    }
+
+    /// The example key of RFC 7515 appendix A.3.
+    const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+    const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+
+    #[test]
+    fn es256_verifies_what_a_private_key_signed() {
+        let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+        let signing_key = ecdsa::SigningKey::from(&secret);
+        let point = secret.public_key().to_sec1_bytes();
+        let coordinate = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(&point[range]);
+        let point_is_uncompressed = point.len() == 65;
+        assert!(point_is_uncompressed);
+        let verifying =
+            VerifyingKey::es256_from_coordinates(&coordinate(1..33), &coordinate(33..65)).unwrap();
+        let signing = SigningKey::custom(Algorithm::Es256, move |message| {
+            let signature: ecdsa::Signature = signing_key.sign(message);
+            signature.to_bytes().to_vec()
+        });
+        let token = grip_sig(&signing, "fastly:x", NOW);
+        assert!(verifying.verify(&token, NOW, 0).is_ok());
+        let other = VerifyingKey::es256_from_coordinates(X, Y).unwrap();
+        assert_eq!(other.verify(&token, NOW, 0), Err(SignatureError::Signature));
+    }
+
+    #[test]
+    fn a_public_key_must_be_on_the_curve() {
+        for (x, y) in [(X, X), (X, ""), ("", ""), ("!", Y)] {
+            let error = VerifyingKey::es256_from_coordinates(x, y).unwrap_err();
+            assert_eq!(error, KeyError::Curve, "{x} {y}");
+        }
+    }
+
+    #[test]
+    fn a_purge_token_is_bound_to_its_body() {
+        let (signing, verifying) = keys("purge");
+        let token = purge_token(&signing, b"body", NOW);
+        let verify = |body: &[u8], now| verify_purge_token(&verifying, &token, body, now);
+        assert_eq!(verify(b"body", NOW), Ok(()));
+        assert_eq!(verify(b"other", NOW), Err(SignatureError::Body));
+        assert_eq!(verify(b"body", NOW.plus(121)), Err(SignatureError::Expired));
+        let grip_sig = grip_sig(&signing, "x", UnixTime(NOW.0 - 3590));
+        let error = verify_purge_token(&verifying, &grip_sig, b"body", NOW).unwrap_err();
+        assert_eq!(error, SignatureError::Audience);
+        let long = signing.sign(&Claims::until(NOW.plus(3600)));
+        let error = verify_purge_token(&verifying, &long, b"body", NOW).unwrap_err();
+        assert_eq!(error, SignatureError::TooLong);
+    }
+}
