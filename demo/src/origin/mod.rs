@@ -87,7 +87,7 @@ impl Origin {
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
         let addr = listener.local_addr().map_err(listening)?;
         let publisher = Publisher::new(&config.control);
-        let updates = Updates::start(Arc::clone(&store), publisher);
+        let updates = Updates::start(&store, &publisher);
         let application = Application {
             store,
             grip_key: config.grip_key,

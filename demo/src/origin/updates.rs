@@ -50,11 +50,15 @@ pub(super) struct Updated {
 
 impl Updates {
     /// Starts the workers on the current runtime.
-    pub(super) fn start(store: Arc<Store>, publisher: Publisher) -> Self {
+    pub(super) fn start(store: &Arc<Store>, publisher: &Publisher) -> Self {
         let mut workers = JoinSet::new();
         let senders = (0..WORKERS).map(|_| {
             let (sender, updates) = mpsc::channel(MAX_WAITING);
-            workers.spawn(work(updates, Arc::clone(&store), publisher.clone()));
+            let worker = Worker {
+                store: Arc::clone(store),
+                publisher: publisher.clone(),
+            };
+            workers.spawn(worker.run(updates));
             sender
         });
         let queue = UpdateQueue {
@@ -94,33 +98,35 @@ impl UpdateQueue {
     }
 }
 
-async fn work(mut updates: mpsc::Receiver<Update>, store: Arc<Store>, publisher: Publisher) {
-    while let Some(Update { name, reply }) = updates.recv().await {
-        let updated = update(&store, &publisher, name).await;
-        // The client may have left; the update counts all the same.
-        let _ = reply.send(updated);
-    }
+/// The one who increments and publishes some of the counters.
+struct Worker {
+    store: Arc<Store>,
+    publisher: Publisher,
 }
 
-async fn update(
-    store: &Arc<Store>,
-    publisher: &Publisher,
-    name: CounterName,
-) -> Result<Updated, StoreError> {
-    let count = {
-        let store = Arc::clone(store);
-        spawn_blocking(move || store.increment(&name))
-            .await
-            .expect("an increment does not panic, and is not aborted")?
-    };
-    let published = publisher.publish(&count).await;
-    if let Err(error) = &published {
-        tracing::warn!(
-            channel = count.name.channel(),
-            value = count.value,
-            error = error as &dyn std::error::Error,
-            "could not publish an update; clients see it with the next one"
-        );
+impl Worker {
+    async fn run(self, mut updates: mpsc::Receiver<Update>) {
+        while let Some(Update { name, reply }) = updates.recv().await {
+            let outcome = self.increment(name).await;
+            // The client may have left; the update counts all the same.
+            let _ = reply.send(outcome);
+        }
     }
-    Ok(Updated { count, published })
+
+    async fn increment(&self, name: CounterName) -> Result<Updated, StoreError> {
+        let store = Arc::clone(&self.store);
+        let count = spawn_blocking(move || store.increment(&name))
+            .await
+            .expect("an increment does not panic, and is not aborted")?;
+        let published = self.publisher.publish(&count).await;
+        if let Err(error) = &published {
+            tracing::warn!(
+                channel = count.name.channel(),
+                value = count.value,
+                error = error as &dyn std::error::Error,
+                "could not publish an update; clients see it with the next one"
+            );
+        }
+        Ok(Updated { count, published })
+    }
 }

@@ -39,9 +39,10 @@ async fn build_once() -> anyhow::Result<PathBuf> {
     if !status.success() {
         bail!("cargo could not build {PACKAGE} for {TARGET} ({status}), see its messages above");
     }
-    let artifacts = messages.lines().filter_map(wasm_artifact);
-    artifacts
-        .last()
+    messages
+        .lines()
+        .rev()
+        .find_map(wasm_artifact)
         .with_context(|| format!("cargo built {PACKAGE} but named no module"))
 }
 
