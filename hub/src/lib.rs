@@ -1,1 +1,28 @@
-//! placeholder
+//! The Gripline hub: a GRIP proxy that holds connections and fans publishes out to them.
+//!
+//! ```text
+//! client ─▶ listen ─▶ proxy ─▶ origin or edge
+//!                       │ response with an instruction
+//!                       ▼
+//!                     engine: holds the connection, attaches its channels ───────┐
+//!                                                          ▲ attached: cursor    │
+//! publisher ─▶ control ─▶ purge (pace) ─▶ broker: order, interest ◀──────────────┘
+//!                                           │ item
+//!                                           ▼
+//!                     mailbox of each interested shard ─▶ engine ─▶ outbox ─▶ socket
+//! ```
+//!
+//! It does not cache; that is the edge's part. [`Hub::start`] runs one in this process.
+
+mod broker;
+pub mod config;
+mod control;
+mod counters;
+mod engine;
+mod hub;
+mod listen;
+mod proxy;
+mod purge;
+mod shard;
+
+pub use hub::{Hub, StartError};

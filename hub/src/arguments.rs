@@ -1,0 +1,149 @@
+//! Command line and environment, which override `hub.toml`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use gripline_hub::config::{Config, RawConfig};
+
+/// Holds client connections for origins that speak GRIP, and pushes published items to them.
+///
+/// A client's request goes to the origin. If the answer carries `Grip-Hold: stream` and
+/// `Grip-Channel: updates`, the client stays connected, and what is published to the channel
+/// `updates` is sent to it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gripline-hub",
+    version,
+    after_help = "\
+Try it with an origin on port 8080:
+  gripline-hub --origin http://127.0.0.1:8080 --sig-key changeme
+  curl -N http://127.0.0.1:7999/stream
+  curl http://127.0.0.1:5561/publish/ -d '{\"items\": [{\"channel\": \"updates\", \"formats\": {\"http-stream\": {\"content\": \"hello\\n\"}}}]}'
+
+A flag overrides its environment variable, which overrides hub.toml, which overrides the default.
+All settings with their defaults: gripline-hub --print-config"
+)]
+pub(crate) struct Arguments {
+    /// Address for clients, IP:PORT [default: 127.0.0.1:7999]
+    #[arg(long, value_name = "ADDRESS", env = "GRIPLINE_LISTEN")]
+    listen: Option<String>,
+
+    /// Address for publishers, loopback only [default: 127.0.0.1:5561]
+    #[arg(long, value_name = "ADDRESS", env = "GRIPLINE_CONTROL")]
+    control: Option<String>,
+
+    /// Where requests go: the edge or an application [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL", env = "GRIPLINE_ORIGIN")]
+    origin: Option<String>,
+
+    /// Key that signs requests to the origin: a text, base64:..., or file:PATH (PEM or hexadecimal)
+    /// [default: a random one]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "GRIPLINE_SIG_KEY",
+        hide_env_values = true
+    )]
+    sig_key: Option<String>,
+
+    /// Issuer named in signatures [default: pushpin]
+    #[arg(long, value_name = "NAME", env = "GRIPLINE_SIG_ISS")]
+    sig_iss: Option<String>,
+
+    /// Edge to purge before items go out, with --purge-key
+    #[arg(long, value_name = "URL", env = "GRIPLINE_PURGE_EDGE")]
+    purge_edge: Option<String>,
+
+    /// The edge's purge key, in the forms of --sig-key without PEM
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "GRIPLINE_PURGE_KEY",
+        hide_env_values = true
+    )]
+    purge_key: Option<String>,
+
+    /// Longest duration of a shutdown [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "GRIPLINE_DRAIN")]
+    drain: Option<String>,
+
+    /// Say in error answers what is wrong with an origin's response
+    #[arg(long, env = "GRIPLINE_DEBUG")]
+    debug: bool,
+
+    /// File with settings
+    #[arg(long, value_name = "hub.toml", env = "GRIPLINE_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value = "human", env = "GRIPLINE_LOG")]
+    pub(crate) log: LogFormat,
+
+    /// What is logged: error, warn, info, debug or trace, also by part: info,gripline_hub=debug
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        env = "GRIPLINE_LOG_LEVEL"
+    )]
+    pub(crate) log_level: String,
+
+    /// Print a hub.toml with all settings and their defaults, and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Arguments {
+    /// The checked configuration: the file's, overridden by flags and environment.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let (mut raw, directory) = self.file()?;
+        self.override_settings(&mut raw);
+        let checked = raw.check(&directory);
+        checked.map_err(|mistakes| anyhow::anyhow!("the configuration is not valid:\n{mistakes}"))
+    }
+
+    /// What the file says, and where its `file:` keys are.
+    fn file(&self) -> anyhow::Result<(RawConfig, PathBuf)> {
+        let Some(path) = &self.config else {
+            return Ok((RawConfig::default(), PathBuf::new()));
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("--config: cannot read {}", path.display()))?;
+        let raw = RawConfig::from_toml(&text)
+            .with_context(|| format!("--config: {} is not valid", path.display()))?;
+        let directory = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+        Ok((raw, directory))
+    }
+
+    fn override_settings(&self, raw: &mut RawConfig) {
+        let override_with = |setting: &mut Option<String>, value: &Option<String>| {
+            if value.is_some() {
+                setting.clone_from(value);
+            }
+        };
+        override_with(&mut raw.listen, &self.listen);
+        override_with(&mut raw.control, &self.control);
+        override_with(&mut raw.origin, &self.origin);
+        override_with(&mut raw.drain, &self.drain);
+        override_with(&mut raw.grip.sig_key, &self.sig_key);
+        override_with(&mut raw.grip.sig_iss, &self.sig_iss);
+        if self.purge_edge.is_some() || self.purge_key.is_some() {
+            let purge = raw.purge.get_or_insert_default();
+            override_with(&mut purge.edge, &self.purge_edge);
+            override_with(&mut purge.key, &self.purge_key);
+        }
+        if self.debug {
+            raw.debug = Some(true);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The configuration: [`RawConfig`] as written, [`Config`] as checked, and the way between them.
+//!
+//! [`RawConfig::check`] reports every mistake at once. Whoever holds a [`Config`] checks nothing.
+
+mod keys;
+mod raw;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use grip::signature::SigningKey;
+use http::Uri;
+use http::uri::Authority;
+
+pub use raw::{RawConfig, RawForwarded, RawGrip, RawLimits, RawPurge};
+
+/// `hub.toml` with every setting, its default and its meaning; `--print-config` shows it.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// What the hub's code may rely on.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where publishers connect.
+    pub control: SocketAddr,
+    /// Where requests go.
+    pub origin: Origin,
+    /// Threads that serve clients, at least one.
+    pub shards: usize,
+    /// Longest duration of a shutdown.
+    pub drain: Duration,
+    /// Whether error answers tell what is wrong with an origin's response.
+    pub debug: bool,
+    /// How requests to the origin are signed; GRIP `Grip-Sig`.
+    pub signature: Signature,
+    /// What becomes of `X-Forwarded-For`.
+    pub forwarded_for: ForwardedFor,
+    /// Bounds on input.
+    pub limits: Limits,
+    /// The edge to purge, if any.
+    pub purge: Option<Purge>,
+}
+
+/// An HTTP server that requests are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Host and port.
+    pub authority: Authority,
+}
+
+impl Origin {
+    /// The URI of a resource on this origin.
+    ///
+    /// # Panics
+    /// Never: `path` was taken from a URI.
+    pub(crate) fn uri(&self, path: &http::uri::PathAndQuery) -> Uri {
+        Uri::builder()
+            .scheme("http")
+            .authority(self.authority.clone())
+            .path_and_query(path.clone())
+            .build()
+            .expect("scheme, authority and path are each valid")
+    }
+}
+
+/// How requests to the origin are signed.
+#[derive(Debug, Clone)]
+pub struct Signature {
+    /// The key.
+    pub key: SigningKey,
+    /// The issuer to name.
+    pub issuer: String,
+    /// Whether the key was made up at start, so that nobody else knows it.
+    pub is_random: bool,
+}
+
+/// What becomes of `X-Forwarded-For`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ForwardedFor {
+    /// Keep only so many of the values that came, the last ones.
+    pub keep: Option<usize>,
+    /// Add the client's address.
+    pub append: bool,
+}
+
+/// Bounds on input; each bounds memory per connection or request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes in a request head.
+    pub head_bytes: usize,
+    /// Fields in a request head.
+    pub head_fields: usize,
+    /// Bytes of a response body with an instruction, and of its request's body.
+    pub instruct_bytes: usize,
+    /// Bytes waiting for one client; the worst case is this times the held connections.
+    pub pending_bytes: usize,
+    /// Client connections of one shard.
+    pub connections: usize,
+    /// Bytes in a publish request.
+    pub publish_bytes: usize,
+    /// Bounds on instructions and publishes.
+    pub grip: grip::Limits,
+}
+
+/// How to purge the edge.
+#[derive(Debug, Clone)]
+pub struct Purge {
+    /// The edge.
+    pub edge: Origin,
+    /// Signs purge requests.
+    pub key: SigningKey,
+    /// Whether items are preceded by a purge unless they say otherwise.
+    pub default: bool,
+    /// Longest wait for the edge's answer.
+    pub deadline: Duration,
+}
+
+/// Every mistake in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<String>);
+
+impl std::error::Error for ConfigErrors {}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl RawConfig {
+    /// Checks everything; `directory` is where relative `file:` keys are.
+    ///
+    /// # Errors
+    /// All mistakes, each with its key, the value and what is allowed.
+    pub fn check(&self, directory: &Path) -> Result<Config, ConfigErrors> {
+        let mut checker = Checker {
+            directory,
+            mistakes: Vec::new(),
+        };
+        let config = checker.config(self);
+        match config {
+            Some(config) if checker.mistakes.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(checker.mistakes)),
+        }
+    }
+}
+
+struct Checker<'a> {
+    directory: &'a Path,
+    mistakes: Vec<String>,
+}
+
+impl Checker<'_> {
+    /// `None` if anything is wrong; every part is checked before that is known.
+    fn config(&mut self, raw: &RawConfig) -> Option<Config> {
+        let listen = self.address("listen", raw.listen.as_deref().unwrap_or("127.0.0.1:7999"));
+        let control = self.control(raw.control.as_deref().unwrap_or("127.0.0.1:5561"));
+        let origin = self.origin(
+            "origin",
+            raw.origin.as_deref().unwrap_or("http://127.0.0.1:8080"),
+        );
+        let drain = self.duration("drain", raw.drain.as_deref().unwrap_or("5s"));
+        let signature = self.signature(&raw.grip);
+        let forwarded_for = self.forwarded_for(raw.forwarded.for_rules.as_deref().unwrap_or(""));
+        let limits = self.limits(&raw.limits);
+        let purge = raw.purge.as_ref().map(|purge| self.purge(purge));
+        Some(Config {
+            listen: listen?,
+            control: control?,
+            origin: origin?,
+            shards: match raw.shards.unwrap_or(0) {
+                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                shards => shards,
+            },
+            drain: drain?,
+            debug: raw.debug.unwrap_or(false),
+            signature: signature?,
+            forwarded_for: forwarded_for?,
+            limits,
+            purge: match purge {
+                None => None,
+                Some(purge) => Some(purge?),
+            },
+        })
+    }
+
+    fn mistake<T>(&mut self, key: &str, problem: impl fmt::Display) -> Option<T> {
+        self.mistakes.push(format!("{key}: {problem}"));
+        None
+    }
+
+    fn address(&mut self, key: &str, value: &str) -> Option<SocketAddr> {
+        match value.parse() {
+            Ok(address) => Some(address),
+            Err(_) => self.mistake(
+                key,
+                format_args!(
+                    "{value:?} is no address; give IP:PORT, such as 127.0.0.1:7999 or [::1]:0"
+                ),
+            ),
+        }
+    }
+
+    fn control(&mut self, value: &str) -> Option<SocketAddr> {
+        let address = self.address("control", value)?;
+        if address.ip().is_loopback() {
+            return Some(address);
+        }
+        self.mistake(
+            "control",
+            format_args!("{value:?} is not a loopback address; anybody who reaches it could publish, so only 127.0.0.0/8 and [::1] are allowed"),
+        )
+    }
+
+    fn origin(&mut self, key: &str, value: &str) -> Option<Origin> {
+        let allowed = "give http://HOST[:PORT], such as http://127.0.0.1:8080";
+        let Ok(uri) = value.parse::<Uri>() else {
+            return self.mistake(key, format_args!("{value:?} is no URL; {allowed}"));
+        };
+        if uri.scheme_str() != Some("http") {
+            return self.mistake(
+                key,
+                format_args!("{value:?} has no scheme that is supported; {allowed}"),
+            );
+        }
+        if uri
+            .path_and_query()
+            .is_some_and(|path| path.as_str() != "/")
+        {
+            return self.mistake(key, format_args!("{value:?} has a path; {allowed}"));
+        }
+        match uri.authority() {
+            Some(authority)
+                if !authority.as_str().contains('@') && authority.port_u16() != Some(0) =>
+            {
+                Some(Origin {
+                    authority: authority.clone(),
+                })
+            }
+            _ => self.mistake(
+                key,
+                format_args!("{value:?} names no host and port to connect to; {allowed}"),
+            ),
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: &str) -> Option<Duration> {
+        match humantime::parse_duration(value) {
+            Ok(duration) => Some(duration),
+            Err(error) => self.mistake(
+                key,
+                format_args!("{value:?} is no duration ({error}); give a number and a unit, such as 500ms, 5s or 2m"),
+            ),
+        }
+    }
+
+    fn signature(&mut self, raw: &RawGrip) -> Option<Signature> {
+        let issuer = raw.sig_iss.clone().unwrap_or_else(|| "pushpin".to_owned());
+        if issuer.is_empty() {
+            return self.mistake("grip.sig_iss", "is empty; give a name, such as pushpin");
+        }
+        let key = match &raw.sig_key {
+            None => Ok(keys::random()),
+            Some(text) => keys::signing_key(text, self.directory),
+        };
+        match key {
+            Ok(key) => Some(Signature {
+                key,
+                issuer,
+                is_random: raw.sig_key.is_none(),
+            }),
+            Err(error) => self.mistake("grip.sig_key", error),
+        }
+    }
+
+    fn forwarded_for(&mut self, rules: &str) -> Option<ForwardedFor> {
+        let mut forwarded_for = ForwardedFor::default();
+        for rule in rules
+            .split(',')
+            .map(str::trim)
+            .filter(|rule| !rule.is_empty())
+        {
+            match rule.strip_prefix("truncate:").map(str::parse) {
+                Some(Ok(keep)) => forwarded_for.keep = Some(keep),
+                None if rule == "append" => forwarded_for.append = true,
+                _ => {
+                    return self.mistake(
+                        "forwarded.for",
+                        format_args!(
+                            "{rule:?} is no rule; give truncate:N or append, or both with a comma"
+                        ),
+                    );
+                }
+            }
+        }
+        Some(forwarded_for)
+    }
+
+    fn limits(&mut self, raw: &RawLimits) -> Limits {
+        let grip = grip::Limits::default();
+        Limits {
+            head_bytes: self.limit("head_bytes", raw.head_bytes, 8192, 8192),
+            head_fields: self.limit("head_fields", raw.head_fields, 64, 1),
+            instruct_bytes: self.limit("instruct_bytes", raw.instruct_bytes, 100_000, 1),
+            pending_bytes: self.limit("pending_bytes", raw.pending_bytes, 1_000_000, 1),
+            connections: self.limit("connections", raw.connections, 1_000_000, 1),
+            publish_bytes: self.limit("publish_bytes", raw.publish_bytes, 1_000_000, 1),
+            grip: grip::Limits {
+                channels: self.limit("channels", raw.channels, grip.channels, 1),
+                channel_name_bytes: self.limit(
+                    "channel_name_bytes",
+                    raw.channel_name_bytes,
+                    grip.channel_name_bytes,
+                    1,
+                ),
+                items: self.limit("publish_items", raw.publish_items, grip.items, 1),
+                filters: grip.filters,
+            },
+        }
+    }
+
+    fn limit(&mut self, key: &str, value: Option<usize>, default: usize, least: usize) -> usize {
+        let value = value.unwrap_or(default);
+        if value < least {
+            let key = format!("limits.{key}");
+            self.mistake::<()>(&key, format_args!("{value} is too small; at least {least}"));
+        }
+        value
+    }
+
+    fn purge(&mut self, raw: &RawPurge) -> Option<Purge> {
+        let edge = match &raw.edge {
+            Some(edge) => self.origin("purge.edge", edge),
+            None => self.mistake(
+                "purge.edge",
+                "is missing; give the edge's address, such as http://127.0.0.1:7676",
+            ),
+        };
+        let key = match &raw.key {
+            Some(key) => keys::shared_secret(key, self.directory)
+                .or_else(|error| self.mistake("purge.key", error).ok_or(()))
+                .ok(),
+            None => self.mistake("purge.key", "is missing; give the edge's purge-key"),
+        };
+        let deadline = self.duration("purge.deadline", raw.deadline.as_deref().unwrap_or("2s"));
+        Some(Purge {
+            edge: edge?,
+            key: key?,
+            default: raw.default.unwrap_or(true),
+            deadline: deadline?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(toml: &str) -> Result<Config, ConfigErrors> {
+        RawConfig::from_toml(toml).unwrap().check(Path::new("."))
+    }
+
+    #[track_caller]
+    fn check_mistake(toml: &str, expected: &str) {
+        let mistakes = check(toml).expect_err(toml).to_string();
+        assert!(mistakes.contains(expected), "{mistakes}\nlacks\n{expected}");
+    }
+
+    #[test]
+    fn the_reference_file_states_the_defaults() {
+        let stated = check(DEFAULT_TOML).unwrap();
+        let implied = check("").unwrap();
+        // Keys are random and differ; everything else prints the same.
+        assert_eq!(format!("{stated:?}"), format!("{implied:?}"));
+    }
+
+    #[test]
+    fn the_reference_file_names_every_key() {
+        // What is commented out has no default; with it the file must still be valid.
+        let complete: String = DEFAULT_TOML
+            .lines()
+            .map(|line| {
+                let setting = line.strip_prefix("# ").filter(|rest| {
+                    rest.starts_with('[')
+                        || rest
+                            .split_once(" = ")
+                            .is_some_and(|(key, _)| !key.contains(' '))
+                });
+                setting.unwrap_or(line).to_owned() + "\n"
+            })
+            .collect();
+        let raw = RawConfig::from_toml(&complete).unwrap();
+        let printed = format!("{raw:?}");
+        assert!(!printed.contains("None"), "a key is missing: {printed}");
+        assert!(raw.check(Path::new(".")).unwrap().purge.is_some());
+    }
+
+    #[test]
+    fn mistakes_name_the_key_the_value_and_what_is_allowed() {
+        check_mistake(
+            "listen = \"x\"",
+            "listen: \"x\" is no address; give IP:PORT",
+        );
+        check_mistake(
+            "control = \"0.0.0.0:5561\"",
+            "control: \"0.0.0.0:5561\" is not a loopback address",
+        );
+        check_mistake(
+            "origin = \"https://a\"",
+            "origin: \"https://a\" has no scheme that is supported; give http://",
+        );
+        check_mistake(
+            "origin = \"http://a/b\"",
+            "origin: \"http://a/b\" has a path",
+        );
+        check_mistake("origin = \"a b\"", "origin: \"a b\" is no URL");
+        check_mistake("drain = \"5\"", "drain: \"5\" is no duration");
+        check_mistake("[grip]\nsig_key = \"\"", "grip.sig_key: the key is empty");
+        check_mistake(
+            "[grip]\nsig_key = \"base64:$\"",
+            "grip.sig_key: the text after base64: is not base64",
+        );
+        check_mistake("[grip]\nsig_iss = \"\"", "grip.sig_iss: is empty");
+        check_mistake(
+            "[forwarded]\nfor = \"all\"",
+            "forwarded.for: \"all\" is no rule",
+        );
+        check_mistake(
+            "[limits]\nhead_bytes = 1",
+            "limits.head_bytes: 1 is too small; at least 8192",
+        );
+        check_mistake("[purge]", "purge.edge: is missing");
+        check_mistake("[purge]", "purge.key: is missing");
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let mistakes = check("listen = \"x\"\ncontrol = \"y\"\ndrain = \"z\"").unwrap_err();
+        assert_eq!(mistakes.0.len(), 3, "{mistakes}");
+    }
+
+    #[test]
+    fn unknown_keys_are_mistakes_with_their_line() {
+        let error = RawConfig::from_toml("listen = \"127.0.0.1:1\"\nlisen = 1").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("line 2") && text.contains("lisen"), "{text}");
+    }
+
+    #[test]
+    fn forwarded_for_rules_combine() {
+        let config = check("[forwarded]\nfor = \"truncate:2, append\"").unwrap();
+        let expected = ForwardedFor {
+            keep: Some(2),
+            append: true,
+        };
+        assert_eq!(config.forwarded_for, expected);
+    }
+}

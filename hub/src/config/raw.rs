@@ -1,0 +1,99 @@
+//! The configuration as its user wrote it: `hub.toml`, where every value may still be wrong.
+
+use serde::Deserialize;
+
+/// The content of `hub.toml`. Absent keys take the default; unknown ones are an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    /// Address for clients.
+    pub listen: Option<String>,
+    /// Address for publishers.
+    pub control: Option<String>,
+    /// Where requests go.
+    pub origin: Option<String>,
+    /// Threads that serve clients.
+    pub shards: Option<usize>,
+    /// Longest duration of a shutdown.
+    pub drain: Option<String>,
+    /// Whether error answers tell what is wrong.
+    pub debug: Option<bool>,
+    /// How requests to the origin are signed.
+    #[serde(default)]
+    pub grip: RawGrip,
+    /// `X-Forwarded-*`.
+    #[serde(default)]
+    pub forwarded: RawForwarded,
+    /// Bounds on input.
+    #[serde(default)]
+    pub limits: RawLimits,
+    /// The edge to purge, if any.
+    pub purge: Option<RawPurge>,
+}
+
+/// `[grip]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawGrip {
+    /// Key for `Grip-Sig`.
+    pub sig_key: Option<String>,
+    /// Issuer in `Grip-Sig`.
+    pub sig_iss: Option<String>,
+}
+
+/// `[forwarded]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawForwarded {
+    /// Rules for `X-Forwarded-For`.
+    #[serde(rename = "for")]
+    pub for_rules: Option<String>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLimits {
+    /// Bytes in a request head.
+    pub head_bytes: Option<usize>,
+    /// Fields in a request head.
+    pub head_fields: Option<usize>,
+    /// Bytes of a body with an instruction.
+    pub instruct_bytes: Option<usize>,
+    /// Channels of one connection.
+    pub channels: Option<usize>,
+    /// Bytes in a channel name.
+    pub channel_name_bytes: Option<usize>,
+    /// Bytes waiting for one client.
+    pub pending_bytes: Option<usize>,
+    /// Client connections of one shard.
+    pub connections: Option<usize>,
+    /// Bytes in a publish request.
+    pub publish_bytes: Option<usize>,
+    /// Items in a publish request.
+    pub publish_items: Option<usize>,
+}
+
+/// `[purge]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPurge {
+    /// The edge's address.
+    pub edge: Option<String>,
+    /// The edge's purge key.
+    pub key: Option<String>,
+    /// Whether items are preceded by a purge unless they say otherwise.
+    pub default: Option<bool>,
+    /// Longest wait for the edge.
+    pub deadline: Option<String>,
+}
+
+impl RawConfig {
+    /// Reads `hub.toml`.
+    ///
+    /// # Errors
+    /// What is wrong, with line and column.
+    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}

@@ -1,0 +1,121 @@
+//! What the hub counts, and how it is shown: Prometheus' text format.
+//!
+//! Every thread has its own [`Counters`] and is their only writer; a scrape reads all of them and
+//! adds up. So counting costs a plain load and store, and a scrape never waits for a busy shard.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number with one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds without an atomic read-modify-write: only the owning thread writes.
+    pub(crate) fn add(&self, count: u64) {
+        self.set(self.value().wrapping_add(count));
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $field:ident: $name:literal, $kind:literal;)+) => {
+        /// The numbers of one thread.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $($(#[doc = $help])+ pub(crate) $field: Counter,)+
+        }
+
+        impl Counters {
+            /// The sums over all threads in Prometheus' text format.
+            pub(crate) fn render<'a>(threads: impl Iterator<Item = &'a Self> + Clone) -> String {
+                let mut text = String::new();
+                $(
+                    let sum: u64 = threads.clone().map(|counters| counters.$field.value()).sum();
+                    let help = concat!($($help),+).trim();
+                    writeln!(text, "# HELP {0} {help}\n# TYPE {0} {1}\n{0} {sum}", $name, $kind)
+                        .expect("a String takes all that is written");
+                )+
+                text
+            }
+        }
+    };
+}
+
+counters! {
+    /// Client connections accepted.
+    connections: "gripline_connections_total", "counter";
+    /// Client connections refused because the limit of open ones was reached.
+    connections_refused: "gripline_connections_refused_total", "counter";
+    /// Requests received from clients.
+    requests: "gripline_requests_total", "counter";
+    /// Request heads that are not HTTP.
+    malformed_heads: "gripline_malformed_heads_total", "counter";
+    /// Request heads over the limit of bytes or fields.
+    oversized_heads: "gripline_oversized_heads_total", "counter";
+    /// Requests that could not be proxied because of the origin.
+    origin_errors: "gripline_origin_errors_total", "counter";
+    /// Responses whose GRIP instructions could not be followed.
+    instruct_errors: "gripline_instruct_errors_total", "counter";
+    /// Streams held open.
+    held_streams: "gripline_held_streams", "gauge";
+    /// Requests held for an answer.
+    held_responses: "gripline_held_responses", "gauge";
+    /// Held connections whose client left.
+    clients_gone: "gripline_clients_gone_total", "counter";
+    /// Held connections closed because their client reads too slowly.
+    slow_consumers: "gripline_slow_consumers_total", "counter";
+    /// Items handed to a connection.
+    deliveries: "gripline_deliveries_total", "counter";
+    /// Bytes written to held connections.
+    sent_bytes: "gripline_sent_bytes_total", "counter";
+    /// Keep-alives sent.
+    keep_alives: "gripline_keep_alives_total", "counter";
+    /// Held requests answered because their time was up.
+    timeouts: "gripline_timeouts_total", "counter";
+    /// Requests to the control port.
+    control_requests: "gripline_control_requests_total", "counter";
+    /// Requests to the control port that were refused for their path, method or form.
+    control_refused: "gripline_control_refused_total", "counter";
+    /// Publish requests that were refused for their body.
+    publish_errors: "gripline_publish_errors_total", "counter";
+    /// Items accepted for publishing.
+    published_items: "gripline_published_items_total", "counter";
+    /// Channels purged at the edge.
+    purges: "gripline_purges_total", "counter";
+    /// Purge requests that failed or took too long.
+    purge_errors: "gripline_purge_errors_total", "counter";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_adds_up_all_threads() {
+        let threads = [Counters::default(), Counters::default()];
+        threads[0].requests.add(3);
+        threads[1].requests.increment();
+        let text = Counters::render(threads.iter());
+        assert!(text.contains("\ngripline_requests_total 4\n"), "{text}");
+        assert!(
+            text.contains("# TYPE gripline_held_streams gauge\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# HELP gripline_requests_total Requests received from clients.\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,187 @@
+//! Held connections as plain data.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use grip::ChannelName;
+use grip::hold::Answer;
+use grip::instruct::KeepAliveMode;
+use http::Version;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::outbox::Outbox;
+use super::subscriptions::Subscription;
+
+/// Names a held connection. A reused index has another generation, so a stale key finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ConnectionKey {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// How the parts of a stream are told apart on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamFraming {
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// The content as it is, up to the connection's end; HTTP/1.0.
+    Plain,
+}
+
+/// What becomes of the client's connection once all is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterHold {
+    /// It serves the client's next request.
+    Reuse,
+    /// It ends.
+    Close,
+}
+
+/// What holds a connection of its kind.
+#[derive(Debug)]
+pub(crate) enum HoldKind {
+    /// GRIP `Grip-Hold: stream`.
+    Stream {
+        /// Head and initial body, as they go on the wire.
+        start: Bytes,
+        framing: StreamFraming,
+        keep_alive: Option<KeepAliveRule>,
+    },
+    /// GRIP `Grip-Hold: response`.
+    Response {
+        waiting: Box<Waiting>,
+        timeout: Duration,
+    },
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// The answer if nothing is published in time.
+    pub(crate) answer: Answer,
+    /// The version of the client's request.
+    pub(crate) version: Version,
+}
+
+/// A keep-alive as it goes on the wire; shared by all connections that have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct KeepAliveRule {
+    pub(crate) bytes: Bytes,
+    pub(crate) timeout: Duration,
+    pub(crate) mode: Beat,
+}
+
+/// What restarts a keep-alive's wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Beat {
+    /// Every item does.
+    Idle,
+    /// Nothing does.
+    Interval,
+}
+
+impl From<KeepAliveMode> for Beat {
+    fn from(mode: KeepAliveMode) -> Self {
+        match mode {
+            KeepAliveMode::Idle => Self::Idle,
+            KeepAliveMode::Interval => Self::Interval,
+        }
+    }
+}
+
+/// The life of a held connection.
+///
+/// ```text
+/// Opening ──attached──▶ Stream ───close, drain──────────┐
+///    │                                                  ▼
+///    └──────attached──▶ Response ──publish, timeout──▶ Ending ──flushed──▶ gone
+/// ```
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waits for the broker; nothing was written.
+    Opening(Box<Opening>),
+    /// Head and initial body are in the outbox or written; items are appended.
+    Stream(StreamFraming),
+    /// Nothing was written.
+    Response(Box<Waiting>),
+    /// The last bytes are in the outbox; nothing more is delivered.
+    Ending,
+}
+
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) kind: HoldKind,
+    pub(crate) channels: Vec<ChannelName>,
+}
+
+/// One held connection. What a delivery touches of it stands first.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) outbox: Outbox,
+    pub(crate) phase: Phase,
+    pub(crate) is_dirty: bool,
+    pub(crate) after: AfterHold,
+    generation: u32,
+    /// When it wants to be looked at, if ever.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) keep_alive: Option<Rc<KeepAliveRule>>,
+    pub(crate) subscriptions: SmallVec<[Subscription; 2]>,
+}
+
+/// All held connections of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    slab: Slab<Connection>,
+    generation: u32,
+}
+
+impl Connections {
+    pub(crate) fn insert(&mut self, opening: Opening, after: AfterHold) -> ConnectionKey {
+        self.generation = self.generation.wrapping_add(1);
+        let index = self.slab.insert(Connection {
+            outbox: Outbox::default(),
+            phase: Phase::Opening(Box::new(opening)),
+            is_dirty: false,
+            after,
+            generation: self.generation,
+            deadline: None,
+            keep_alive: None,
+            subscriptions: SmallVec::new(),
+        });
+        ConnectionKey {
+            index: u32::try_from(index).expect("a shard holds less than 2^32 connections"),
+            generation: self.generation,
+        }
+    }
+
+    pub(crate) fn get(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        self.slab
+            .get_mut(key.index as usize)
+            .filter(|connection| connection.generation == key.generation)
+    }
+
+    /// The connection at an index that is known to be live.
+    pub(crate) fn live(&mut self, index: u32) -> (ConnectionKey, &mut Connection) {
+        let connection = &mut self.slab[index as usize];
+        let generation = connection.generation;
+        (ConnectionKey { index, generation }, connection)
+    }
+
+    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
+        self.get(key)?;
+        Some(self.slab.remove(key.index as usize))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ConnectionKey> {
+        self.slab.iter().map(|(index, connection)| ConnectionKey {
+            index: u32::try_from(index).expect("inserted with an index of 32 bits"),
+            generation: connection.generation,
+        })
+    }
+}

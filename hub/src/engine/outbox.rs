@@ -1,0 +1,122 @@
+//! What waits to be written to one held connection.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf as _, Bytes};
+
+/// An ordered queue of shared bytes, and the only way to write to a held connection.
+///
+/// One waiting piece needs no allocation, and an empty outbox owns none: most connections are idle
+/// most of the time.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// The oldest piece, without what was written of it. Empty only if all is written.
+    first: Bytes,
+    #[expect(
+        clippy::box_collection,
+        reason = "idle connections pay for a pointer, not for a queue"
+    )]
+    rest: Option<Box<VecDeque<Bytes>>>,
+    pending: usize,
+}
+
+impl Outbox {
+    pub(crate) fn push(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.pending += bytes.len();
+        if self.first.is_empty() {
+            self.first = bytes;
+        } else {
+            self.rest.get_or_insert_default().push_back(bytes);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending == 0
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending
+    }
+
+    /// Fills `slices` with the oldest pieces and says how many there are.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let pieces = std::iter::once(&self.first)
+            .filter(|first| !first.is_empty())
+            .chain(self.rest.iter().flat_map(|rest| rest.iter()));
+        slices
+            .iter_mut()
+            .zip(pieces)
+            .map(|(slice, piece)| *slice = IoSlice::new(piece))
+            .count()
+    }
+
+    /// Forgets the oldest `written` bytes; at most [`Self::pending_bytes`].
+    pub(crate) fn consume(&mut self, mut written: usize) {
+        self.pending -= written;
+        while written >= self.first.len() {
+            written -= self.first.len();
+            let Some(next) = self.rest.as_mut().and_then(|rest| rest.pop_front()) else {
+                *self = Self::default();
+                return;
+            };
+            self.first = next;
+        }
+        self.first.advance(written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(outbox: &Outbox) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let count = outbox.slices(&mut slices);
+        slices[..count]
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn any_way_of_writing_keeps_order_and_bytes() {
+        let pieces: [&'static str; 4] = ["ab", "", "cde", "f"];
+        for first in 0..=6 {
+            for second in 0..=6 - first {
+                let mut outbox = Outbox::default();
+                for piece in pieces {
+                    outbox.push(Bytes::from_static(piece.as_bytes()));
+                }
+                outbox.consume(first);
+                outbox.consume(second);
+                assert_eq!(content(&outbox), &b"abcdef"[first + second..]);
+                assert_eq!(outbox.pending_bytes(), 6 - first - second);
+                assert_eq!(outbox.is_empty(), first + second == 6);
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_outbox_owns_no_memory() {
+        let mut outbox = Outbox::default();
+        for _ in 0..3 {
+            outbox.push(Bytes::from_static(b"x"));
+        }
+        outbox.consume(3);
+        assert!(outbox.rest.is_none());
+    }
+
+    #[test]
+    fn slices_stop_at_the_room_there_is() {
+        let mut outbox = Outbox::default();
+        for _ in 0..5 {
+            outbox.push(Bytes::from_static(b"x"));
+        }
+        assert_eq!(outbox.slices(&mut [IoSlice::new(&[]); 3]), 3);
+    }
+}

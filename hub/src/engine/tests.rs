@@ -1,0 +1,489 @@
+//! The engine alone: no sockets, a clock made by hand.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+
+use grip::Limits;
+use grip::channel::ItemId;
+use grip::hold::Answer;
+use grip::instruct::Status;
+use http::{HeaderMap, StatusCode, Version};
+
+use super::*;
+use crate::counters::Counter;
+
+struct Bench {
+    engine: Engine,
+    counters: Arc<Counters>,
+    now: Instant,
+    sequence: u64,
+}
+
+impl Bench {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "any instant will do to start from"
+    )]
+    fn new() -> Self {
+        let counters = Arc::new(Counters::default());
+        let now = Instant::now();
+        let slow_consumer = SlowConsumer {
+            max_pending_bytes: 100,
+        };
+        Self {
+            engine: Engine::new(slow_consumer, Arc::clone(&counters), now),
+            counters,
+            now,
+            sequence: 0,
+        }
+    }
+
+    fn open(&mut self, kind: HoldKind, channels: &[&str]) -> ConnectionKey {
+        let channels = channels
+            .iter()
+            .map(|name| Channel {
+                name: ChannelName::new(name),
+                prev_id: None,
+                filters: Vec::new(),
+            })
+            .collect();
+        let hold = Hold {
+            kind,
+            channels,
+            after: AfterHold::Reuse,
+        };
+        self.engine.open(hold, self.now)
+    }
+
+    fn attach(&mut self, key: ConnectionKey) {
+        self.engine
+            .handle_attached(key, Sequence(self.sequence), self.now);
+    }
+
+    fn stream(&mut self, channels: &[&str]) -> ConnectionKey {
+        let key = self.open(stream(None), channels);
+        self.attach(key);
+        key
+    }
+
+    fn publish(&mut self, channel: &str, formats: &str) {
+        self.sequence += 1;
+        let body = format!(r#"{{"items":[{{"channel":"{channel}",{formats}}}]}}"#);
+        let item = grip::publish::parse(body.as_bytes(), &Limits::default())
+            .unwrap()
+            .remove(0);
+        let sequenced = Sequenced {
+            sequence: Sequence(self.sequence),
+            item,
+        };
+        self.engine.handle_item(&sequenced, self.now);
+    }
+
+    fn append(&mut self, channel: &str, content: &str) {
+        self.publish(
+            channel,
+            &format!(r#""http-stream":{{"content":"{content}"}}"#),
+        );
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.engine.handle_timeout(self.now);
+    }
+
+    /// Writes everything, as a socket that takes all would.
+    fn written(&mut self, key: ConnectionKey) -> String {
+        while self.engine.next_dirty().is_some() {}
+        let Some(outbox) = self.engine.outbox(key) else {
+            return String::new();
+        };
+        let mut slices = [IoSlice::new(&[]); 64];
+        let count = outbox.slices(&mut slices);
+        let bytes: Vec<u8> = slices[..count]
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect();
+        outbox.consume(bytes.len());
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn outputs(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.engine.poll_output())
+            .map(|output| match output {
+                Output::Attach { channels, .. } => {
+                    let names: Vec<&str> = channels.iter().map(|c| c.channel.as_str()).collect();
+                    format!("attach {}", names.join(" "))
+                }
+                Output::Detach(names) => {
+                    let names: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
+                    format!("detach {}", names.join(" "))
+                }
+                Output::Drop(_) => "drop".to_owned(),
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    fn check_count(&self, counter: impl Fn(&Counters) -> &Counter, expected: u64) {
+        let text = format!("{:?}", counter(&self.counters));
+        assert_eq!(text, format!("Counter({expected})"));
+    }
+}
+
+fn stream(keep_alive: Option<KeepAliveRule>) -> HoldKind {
+    HoldKind::Stream {
+        start: Bytes::from_static(b"head "),
+        framing: StreamFraming::Chunked,
+        keep_alive,
+    }
+}
+
+fn response(seconds: u64) -> HoldKind {
+    HoldKind::Response {
+        waiting: Box::new(Waiting {
+            answer: Answer {
+                status: Status::new(StatusCode::OK),
+                headers: HeaderMap::new(),
+                body: Bytes::from_static(b"nothing"),
+            },
+            version: Version::HTTP_11,
+        }),
+        timeout: Duration::from_secs(seconds),
+    }
+}
+
+fn keep_alive(mode: Beat) -> KeepAliveRule {
+    KeepAliveRule {
+        bytes: Bytes::from_static(b"beat "),
+        timeout: Duration::from_secs(20),
+        mode,
+    }
+}
+
+#[test]
+fn a_stream_begins_once_it_is_attached_and_gets_items_in_order() {
+    let mut bench = Bench::new();
+    let key = bench.open(stream(None), &["a"]);
+    assert_eq!(bench.outputs(), ["attach a"]);
+    bench.append("a", "early");
+    assert_eq!(bench.written(key), "");
+    bench.attach(key);
+    bench.append("a", "x");
+    bench.append("other", "no");
+    bench.append("a", "yz");
+    assert_eq!(bench.written(key), "head 1\r\nx\r\n2\r\nyz\r\n");
+    bench.check_count(|counters| &counters.deliveries, 2);
+    bench.check_count(|counters| &counters.held_streams, 1);
+}
+
+#[test]
+fn items_at_or_below_the_cursor_are_not_repeated() {
+    let mut bench = Bench::new();
+    let key = bench.open(stream(None), &["a"]);
+    bench.engine.handle_attached(key, Sequence(2), bench.now);
+    for content in ["1", "2", "3"] {
+        bench.append("a", content);
+    }
+    assert_eq!(bench.written(key), "head 1\r\n3\r\n");
+}
+
+#[test]
+fn a_channel_named_twice_is_subscribed_once() {
+    let mut bench = Bench::new();
+    let key = bench.stream(&["a", "a", "b"]);
+    assert_eq!(bench.outputs(), ["attach a b"]);
+    bench.append("a", "x");
+    bench.append("b", "y");
+    assert_eq!(bench.written(key), "head 1\r\nx\r\n1\r\ny\r\n");
+}
+
+#[test]
+fn a_hold_without_channels_is_held_all_the_same() {
+    let mut bench = Bench::new();
+    let key = bench.open(stream(None), &[]);
+    assert_eq!(bench.outputs(), [""; 0]);
+    assert_eq!(bench.written(key), "head ");
+}
+
+#[test]
+fn close_ends_a_stream_cleanly_and_gives_the_connection_back() {
+    let mut bench = Bench::new();
+    let key = bench.stream(&["a"]);
+    bench.publish("a", r#""http-stream":{"action":"close"}"#);
+    assert_eq!(bench.engine.handle_flushed(key), None);
+    bench.append("a", "late");
+    assert_eq!(bench.written(key), "head 0\r\n\r\n");
+    assert_eq!(bench.engine.handle_flushed(key), Some(AfterHold::Reuse));
+    assert_eq!(bench.outputs(), ["attach a", "detach a"]);
+    assert_eq!(bench.engine.len(), 0);
+    bench.check_count(|counters| &counters.held_streams, 0);
+}
+
+#[test]
+fn a_plain_stream_has_no_framing() {
+    let mut bench = Bench::new();
+    let kind = HoldKind::Stream {
+        start: Bytes::from_static(b"head "),
+        framing: StreamFraming::Plain,
+        keep_alive: None,
+    };
+    let key = bench.open(kind, &["a"]);
+    bench.attach(key);
+    bench.append("a", "x");
+    bench.publish("a", r#""http-stream":{"action":"close"}"#);
+    assert_eq!(bench.written(key), "head x");
+    assert!(bench.engine.handle_flushed(key).is_some());
+}
+
+#[test]
+fn a_response_hold_is_answered_by_the_first_publish_only() {
+    let mut bench = Bench::new();
+    let key = bench.open(response(55), &["a"]);
+    bench.attach(key);
+    assert_eq!(bench.written(key), "");
+    for body in ["one", "two"] {
+        bench.publish("a", &format!(r#""http-response":{{"body":"{body}"}}"#));
+    }
+    let expected = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none";
+    assert_eq!(bench.written(key), expected);
+    assert_eq!(bench.engine.handle_flushed(key), Some(AfterHold::Reuse));
+}
+
+#[test]
+fn each_transport_hears_its_own_format_only() {
+    let mut bench = Bench::new();
+    let stream = bench.stream(&["a"]);
+    let poll = bench.open(response(55), &["a"]);
+    bench.attach(poll);
+    bench.publish("a", r#""ws-message":{"content":"x"}"#);
+    bench.publish("a", r#""http-response":{"action":"close"}"#);
+    bench.publish("a", r#""http-stream":{"action":"refresh"}"#);
+    bench.append("a", "s");
+    assert_eq!(bench.written(stream), "head 1\r\ns\r\n");
+    assert_eq!(bench.written(poll), "");
+}
+
+#[test]
+fn a_timeout_answers_with_what_the_origin_said() {
+    let mut bench = Bench::new();
+    let key = bench.open(response(55), &["a"]);
+    bench.attach(key);
+    bench.wait(54);
+    assert_eq!(bench.written(key), "");
+    bench.wait(2);
+    let expected = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nnothing";
+    assert_eq!(bench.written(key), expected);
+    bench.check_count(|counters| &counters.timeouts, 1);
+}
+
+#[test]
+fn an_idle_keep_alive_is_put_off_by_items_and_an_interval_is_not() {
+    for (mode, expected) in [
+        (Beat::Idle, "1\r\nx\r\n"),
+        (Beat::Interval, "1\r\nx\r\nbeat "),
+    ] {
+        let mut bench = Bench::new();
+        let key = bench.open(stream(Some(keep_alive(mode))), &["a"]);
+        bench.attach(key);
+        assert_eq!(bench.written(key), "head ");
+        bench.wait(15);
+        bench.append("a", "x");
+        assert_eq!(bench.written(key), "1\r\nx\r\n");
+        bench.wait(6);
+        let later = bench.written(key);
+        assert_eq!(format!("1\r\nx\r\n{later}"), expected, "{mode:?}");
+        bench.wait(15);
+        assert_eq!(
+            bench.written(key),
+            if mode == Beat::Idle { "beat " } else { "" }
+        );
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_gets_no_keep_alive_on_top() {
+    let mut bench = Bench::new();
+    let key = bench.open(stream(Some(keep_alive(Beat::Interval))), &["a"]);
+    bench.attach(key);
+    bench.wait(21);
+    bench.wait(21);
+    assert_eq!(bench.written(key), "head ");
+    bench.wait(21);
+    assert_eq!(bench.written(key), "beat ");
+}
+
+#[test]
+fn equal_keep_alives_share_memory_and_are_forgotten_with_their_last_user() {
+    let mut bench = Bench::new();
+    let keys: Vec<ConnectionKey> = (0..3)
+        .map(|_| {
+            let key = bench.open(stream(Some(keep_alive(Beat::Idle))), &["a"]);
+            bench.attach(key);
+            key
+        })
+        .collect();
+    assert_eq!(bench.engine.keep_alives.len(), 1);
+    for key in keys {
+        bench.engine.handle_gone(key);
+    }
+    assert!(bench.engine.keep_alives.is_empty());
+}
+
+#[test]
+fn a_slow_consumer_is_dropped_and_the_others_go_on() {
+    let mut bench = Bench::new();
+    let slow = bench.stream(&["a"]);
+    let quick = bench.stream(&["a"]);
+    bench.outputs();
+    let content = "x".repeat(40);
+    let mut received = String::new();
+    for _ in 0..3 {
+        bench.append("a", &content);
+        received += &bench.written(quick);
+    }
+    assert_eq!(bench.outputs(), ["detach a", "drop"]);
+    assert!(bench.engine.outbox(slow).is_none());
+    assert_eq!(received.matches(&content).count(), 3);
+    bench.check_count(|counters| &counters.slow_consumers, 1);
+}
+
+#[test]
+fn whoever_leaves_before_the_answer_is_detached_once() {
+    let mut bench = Bench::new();
+    let key = bench.open(stream(None), &["a", "b"]);
+    bench.engine.handle_gone(key);
+    bench.attach(key);
+    bench.engine.handle_gone(key);
+    assert_eq!(bench.outputs(), ["attach a b", "detach a b"]);
+    bench.check_count(|counters| &counters.clients_gone, 1);
+}
+
+#[test]
+fn a_drain_ends_streams_and_answers_requests_and_closes() {
+    let mut bench = Bench::new();
+    let held = bench.stream(&["a"]);
+    let poll = bench.open(response(55), &["a"]);
+    bench.attach(poll);
+    bench.engine.drain();
+    bench.engine.drain_some(10);
+    assert_eq!(bench.written(held), "head 0\r\n\r\n");
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\nnothing";
+    assert_eq!(bench.written(poll), answer);
+    assert_eq!(bench.engine.handle_flushed(held), Some(AfterHold::Close));
+    let late = bench.open(stream(None), &[]);
+    assert_eq!(bench.written(late), "head 0\r\n\r\n");
+}
+
+#[test]
+fn a_drain_lets_go_of_no_more_than_it_is_told() {
+    let mut bench = Bench::new();
+    let keys: Vec<ConnectionKey> = (0..5).map(|_| bench.stream(&["a"])).collect();
+    bench.engine.drain();
+    bench.engine.drain_some(2);
+    let ended = keys
+        .into_iter()
+        .filter(|key| bench.written(*key).ends_with("0\r\n\r\n"))
+        .count();
+    assert_eq!(ended, 2);
+}
+
+#[test]
+fn prev_ids_reach_the_broker() {
+    let mut bench = Bench::new();
+    let hold = Hold {
+        kind: stream(None),
+        channels: vec![Channel {
+            name: ChannelName::new("a"),
+            prev_id: Some(ItemId::new("7")),
+            filters: Vec::new(),
+        }],
+        after: AfterHold::Close,
+    };
+    bench.engine.open(hold, bench.now);
+    let Some(Output::Attach { channels, .. }) = bench.engine.poll_output() else {
+        panic!("no attach");
+    };
+    assert_eq!(channels[0].prev_id, Some(ItemId::new("7")));
+}
+
+/// A small generator, so that a seed reproduces a run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).unwrap()
+    }
+}
+
+/// What a client should have received: its channels and text.
+struct Model {
+    channels: Vec<&'static str>,
+    expected: String,
+    received: String,
+}
+
+/// Random operations against a naive model; a failure prints its seed.
+#[test]
+fn every_subscriber_gets_every_item_once_and_in_order() {
+    for seed in 1..=200 {
+        simulate(seed);
+    }
+}
+
+fn simulate(seed: u64) {
+    const CHANNELS: [&str; 3] = ["a", "b", "c"];
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut bench = Bench::new();
+    let mut models: HashMap<ConnectionKey, Model> = HashMap::new();
+    for step in 0..300 {
+        let keys: Vec<ConnectionKey> = models.keys().copied().collect();
+        match random.below(10) {
+            0..=2 if models.len() < 20 => {
+                let channels: Vec<&'static str> = CHANNELS
+                    .into_iter()
+                    .filter(|_| random.below(2) == 0)
+                    .collect();
+                let key = bench.stream(&channels);
+                let model = Model {
+                    channels,
+                    expected: "head ".to_owned(),
+                    received: String::new(),
+                };
+                models.insert(key, model);
+            }
+            3 if !keys.is_empty() => {
+                let key = keys[random.below(keys.len())];
+                bench.engine.handle_gone(key);
+                models.remove(&key);
+            }
+            4..=6 => {
+                for key in keys {
+                    let written = bench.written(key);
+                    models.get_mut(&key).unwrap().received += &written;
+                }
+            }
+            _ => {
+                // Nobody may become slow here: the model does not know that policy.
+                for key in keys {
+                    let written = bench.written(key);
+                    models.get_mut(&key).unwrap().received += &written;
+                }
+                let channel = CHANNELS[random.below(CHANNELS.len())];
+                let content = format!("{step:03}");
+                bench.append(channel, &content);
+                for model in models.values_mut() {
+                    if model.channels.contains(&channel) {
+                        model.expected.extend(["3\r\n", &content, "\r\n"]);
+                    }
+                }
+            }
+        }
+    }
+    for (key, mut model) in models {
+        model.received += &bench.written(key);
+        assert_eq!(model.received, model.expected, "seed {seed}");
+    }
+}

@@ -1,0 +1,227 @@
+//! The life of a hub: bind everything, start the threads, drain, end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{mpsc, watch};
+
+use crate::broker::{self, ShardId};
+use crate::config::Config;
+use crate::control::Control;
+use crate::counters::Counters;
+use crate::purge::{self, Publisher};
+use crate::shard::{self, Life, MAILBOX};
+
+/// Connections that may wait to be accepted, on each listener.
+const BACKLOG: i32 = 4096;
+
+/// Why a hub does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {purpose}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Who would connect there.
+        purpose: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system refuses threads or event queues.
+    #[error("cannot start a thread")]
+    Thread(#[from] io::Error),
+}
+
+/// A running hub. Dropped without [`Hub::shutdown`], its threads go on.
+#[derive(Debug)]
+pub struct Hub {
+    listen: SocketAddr,
+    control: SocketAddr,
+    shards: Vec<JoinHandle<()>>,
+    others: Vec<JoinHandle<()>>,
+    shard_life: watch::Sender<Life>,
+    control_life: watch::Sender<Life>,
+}
+
+impl Hub {
+    /// Binds all sockets and starts all threads. Whoever connects afterwards is served.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let listeners =
+            listeners(config.listen, config.shards).map_err(|source| StartError::Bind {
+                address: config.listen,
+                purpose: "clients",
+                source,
+            })?;
+        let bind_control = |source| StartError::Bind {
+            address: config.control,
+            purpose: "publishers",
+            source,
+        };
+        let control_listener = listener(config.control, Sharing::Alone).map_err(bind_control)?;
+        let listen = listeners[0].local_addr()?;
+        let control = control_listener.local_addr()?;
+
+        let (shard_life, _) = watch::channel(Life::Running);
+        let (control_life, _) = watch::channel(Life::Running);
+        let (mailboxes, queues): (Vec<_>, Vec<_>) =
+            listeners.iter().map(|_| mpsc::channel(MAILBOX)).unzip();
+        let (broker, broker_thread) = broker::spawn(mailboxes)?;
+        let mut all_counters = Vec::new();
+        let mut shards = Vec::new();
+        for (id, (listener, mailbox)) in listeners.into_iter().zip(queues).enumerate() {
+            let counters = Arc::new(Counters::default());
+            all_counters.push(Arc::clone(&counters));
+            let parts = shard::Parts {
+                id: ShardId(id),
+                config: Arc::clone(&config),
+                counters,
+                listener,
+                mailbox,
+                broker: broker.clone(),
+                life: shard_life.subscribe(),
+            };
+            shards.push(thread(format!("shard-{id}"), move || shard::run(parts))?);
+        }
+        let counters = Arc::new(Counters::default());
+        all_counters.push(Arc::clone(&counters));
+        let all_counters = all_counters.into();
+        let life = control_life.subscribe();
+        let control_thread = thread("control".to_owned(), move || {
+            run_control(
+                config,
+                counters,
+                all_counters,
+                broker,
+                control_listener,
+                life,
+            )
+        })?;
+        Ok(Self {
+            listen,
+            control,
+            shards,
+            others: vec![control_thread, broker_thread],
+            shard_life,
+            control_life,
+        })
+    }
+
+    /// Where clients connect.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where publishers connect.
+    pub fn control_addr(&self) -> SocketAddr {
+        self.control
+    }
+
+    /// Begins to let go: no new clients, answers for held requests, ends for streams.
+    pub fn shutdown(&self) {
+        self.shard_life.send_replace(Life::Draining);
+    }
+
+    /// Waits until all has ended; that takes [`Self::shutdown`]. Publishing works until the last
+    /// client is gone.
+    pub fn join(self) {
+        for shard in self.shards {
+            join(shard);
+        }
+        self.control_life.send_replace(Life::Draining);
+        for thread in self.others {
+            join(thread);
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread panicked");
+    }
+}
+
+fn thread(
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name).spawn(move || {
+        if let Err(error) = run() {
+            tracing::error!(%error, "a thread cannot run");
+        }
+    })
+}
+
+fn run_control(
+    config: Arc<Config>,
+    counters: Arc<Counters>,
+    all_counters: Arc<[Arc<Counters>]>,
+    broker: broker::BrokerHandle,
+    listener: std::net::TcpListener,
+    life: watch::Receiver<Life>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (publisher, purger) = match &config.purge {
+            None => (Publisher::Direct(broker), None),
+            Some(purge) => {
+                let (publisher, purger) = purge::spawn(purge, broker, Arc::clone(&counters));
+                (publisher, Some(purger))
+            }
+        };
+        let control = Control {
+            config,
+            counters,
+            all_counters,
+            publisher,
+        };
+        control.serve(listener, life).await;
+        if let Some(purger) = purger {
+            // It ends by itself; a panic in it was printed when it happened.
+            let _ = purger.await;
+        }
+        Ok(())
+    })
+}
+
+/// One listener a shard on the same address; the kernel spreads connections over them.
+fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    // Alone first: another process on the same address would get part of the clients.
+    drop(listener(address, Sharing::Alone)?);
+    let first = listener(address, Sharing::Shared)?;
+    let address = first.local_addr()?;
+    let others = (1..count).map(|_| listener(address, Sharing::Shared));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    Shared,
+}
+
+fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if sharing == Sharing::Shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

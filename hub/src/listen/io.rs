@@ -1,0 +1,213 @@
+//! The socket under hyper, and what has to be known about its writes.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+
+/// How long, and for how many bytes, a refused client may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Knows whether hyper is answering a request and whether its answer is written.
+///
+/// hyper answers a bad request head by itself, with an empty body. That is the only time it writes
+/// while no request is being answered; so such bytes are swallowed here, and the hub says what is
+/// wrong instead.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    is_answering: Cell<bool>,
+    /// hyper has dropped the response's body, so it has buffered all of it.
+    is_buffered: Cell<bool>,
+    is_dirty: Cell<bool>,
+    has_refused: Cell<bool>,
+}
+
+impl Gate {
+    /// A request came; lasts until its answer is written.
+    pub(super) fn begin(self: &Rc<Self>) -> Answering {
+        self.is_answering.set(true);
+        self.is_buffered.set(false);
+        Answering(Rc::clone(self))
+    }
+
+    /// Whether everything that hyper had to write is written.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.is_dirty.get()
+    }
+
+    /// Whether hyper tried to refuse a request by itself.
+    pub(super) fn has_refused(&self) -> bool {
+        self.has_refused.get()
+    }
+
+    fn admits_write(&self) -> bool {
+        let admits = self.is_answering.get() || self.is_dirty.get();
+        if !admits {
+            self.has_refused.set(true);
+        }
+        admits
+    }
+
+    fn flushed(&self) {
+        self.is_dirty.set(false);
+        if self.is_buffered.replace(false) {
+            self.is_answering.set(false);
+        }
+    }
+}
+
+/// A request is being answered.
+#[derive(Debug)]
+pub(super) struct Answering(Rc<Gate>);
+
+impl Answering {
+    pub(super) fn with<B>(self, body: B) -> Gated<B> {
+        Gated {
+            body,
+            _answering: self,
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.is_buffered.set(true);
+    }
+}
+
+/// A response body that tells the gate when hyper is done with it.
+#[derive(Debug)]
+pub(super) struct Gated<B> {
+    body: B,
+    _answering: Answering,
+}
+
+impl<B: Body + Unpin> Body for Gated<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A client's socket, with bytes that were read from it before.
+#[derive(Debug)]
+pub(super) struct ClientIo {
+    stream: TcpStream,
+    input: Bytes,
+    gate: Rc<Gate>,
+}
+
+impl ClientIo {
+    pub(super) fn new(stream: TcpStream, input: Bytes, gate: Rc<Gate>) -> Self {
+        Self {
+            stream,
+            input,
+            gate,
+        }
+    }
+
+    /// The socket, and what hyper has not read of the earlier input.
+    pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
+        (self.stream, self.input)
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.input.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let count = self.input.len().min(buffer.remaining());
+        buffer.put_slice(&self.input[..count]);
+        self.input.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.gate.admits_write() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        self.gate.is_dirty.set(true);
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if !self.gate.admits_write() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        self.gate.is_dirty.set(true);
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls this when its own buffer is empty.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            self.gate.flushed();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Writes a last answer, then reads on for a while: input that nobody read would make the kernel
+/// reset the connection, and the answer would be lost.
+pub(super) async fn write_and_close(mut stream: TcpStream, answer: &[u8]) {
+    let linger = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        let mut buffer = [0; 2048];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    // However it ends, the client had its chance.
+    let _ = tokio::time::timeout(LINGER, linger).await;
+}

@@ -1,0 +1,357 @@
+//! A shard: one thread with its listener, its connections and one engine.
+//!
+//! [`Shard::run`] is the loop: everything that can wake the shard is one variant of [`Event`].
+//! Client connections that are not held are tasks on the same thread; they hand a connection over
+//! when a response asks for a hold, and get it back when the hold is over.
+
+mod held;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::Instant;
+
+use crate::broker::{BrokerHandle, Command, ShardId};
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::engine::{AfterHold, ConnectionKey, Engine, Hold, Output, SlowConsumer};
+use crate::listen;
+use crate::proxy::Proxy;
+use held::{HeldSet, Readiness, Written};
+
+/// Commands that may wait for a shard; then the broker waits, and so the publishers.
+pub(crate) const MAILBOX: usize = 1024;
+/// Commands taken in one turn of the loop, so that sockets get their turn under any load.
+const COMMANDS_PER_TURN: usize = 256;
+/// Connections written to before the shard's other tasks get their turn.
+const WRITES_PER_TURN: usize = 256;
+/// How often a drain lets go of some of the held connections.
+const DRAIN_BEAT: Duration = Duration::from_millis(50);
+/// Fewest connections that a drain lets go of at a time.
+const DRAIN_LEAST: usize = 100;
+
+/// A client connection that a task gives up because its response asks for a hold.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    /// Bytes that the client sent after its request.
+    pub(crate) input: Bytes,
+    pub(crate) hold: Hold,
+}
+
+/// How far the hub's life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Serving.
+    Running,
+    /// Letting go, at the latest within the drain window.
+    Draining,
+}
+
+/// Whatever wakes a shard.
+enum Event {
+    Accepted(TcpStream, SocketAddr),
+    Commands,
+    Handover(Handover),
+    Sockets(Vec<Readiness>),
+    Deadline,
+    TaskEnded,
+    Drain,
+    DrainBeat,
+}
+
+/// What a shard is made of, before its thread runs.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) id: ShardId,
+    pub(crate) config: Arc<Config>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) listener: std::net::TcpListener,
+    pub(crate) mailbox: mpsc::Receiver<Command>,
+    pub(crate) broker: BrokerHandle,
+    pub(crate) life: watch::Receiver<Life>,
+}
+
+/// Runs a shard on this thread until its drain is over.
+pub(crate) fn run(parts: Parts) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, async {
+        Shard::new(parts)?.run().await;
+        Ok(())
+    })
+}
+
+struct Shard {
+    id: ShardId,
+    config: Arc<Config>,
+    counters: Arc<Counters>,
+    engine: Engine,
+    held: HeldSet,
+    listener: Option<TcpListener>,
+    mailbox: mpsc::Receiver<Command>,
+    commands: Vec<Command>,
+    handovers: mpsc::UnboundedReceiver<Handover>,
+    /// Not bounded by itself: a connection is in it once at most.
+    handover_sender: mpsc::UnboundedSender<Handover>,
+    broker: BrokerHandle,
+    proxy: Rc<Proxy>,
+    tasks: JoinSet<()>,
+    life: watch::Receiver<Life>,
+    drain: Option<Drain>,
+}
+
+struct Drain {
+    next_beat: Instant,
+    deadline: Instant,
+    per_beat: usize,
+}
+
+impl Shard {
+    fn new(parts: Parts) -> io::Result<Self> {
+        let slow_consumer = SlowConsumer {
+            max_pending_bytes: parts.config.limits.pending_bytes,
+        };
+        let now = Instant::now().into_std();
+        let engine = Engine::new(slow_consumer, Arc::clone(&parts.counters), now);
+        let (handover_sender, handovers) = mpsc::unbounded_channel();
+        Ok(Self {
+            id: parts.id,
+            proxy: Rc::new(Proxy::new(
+                Arc::clone(&parts.config),
+                Arc::clone(&parts.counters),
+            )),
+            config: parts.config,
+            counters: parts.counters,
+            engine,
+            held: HeldSet::new()?,
+            listener: Some(TcpListener::from_std(parts.listener)?),
+            mailbox: parts.mailbox,
+            commands: Vec::with_capacity(COMMANDS_PER_TURN),
+            handovers,
+            handover_sender,
+            broker: parts.broker,
+            tasks: JoinSet::new(),
+            life: parts.life,
+            drain: None,
+        })
+    }
+
+    async fn run(mut self) {
+        while !self.is_drained() {
+            let event = self.next_event().await;
+            self.handle(event);
+            self.settle().await;
+        }
+        tracing::debug!(
+            shard = self.id.0,
+            held = self.engine.len(),
+            tasks = self.tasks.len(),
+            "shard ends"
+        );
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let deadline = self.engine.poll_timeout().map(Instant::from_std);
+        let drain_beat = self.drain.as_ref().map(|drain| drain.next_beat);
+        tokio::select! {
+            _ = self.mailbox.recv_many(&mut self.commands, COMMANDS_PER_TURN), if !self.mailbox.is_closed() || !self.mailbox.is_empty() => Event::Commands,
+            Some(handover) = self.handovers.recv() => Event::Handover(handover),
+            readiness = self.held.ready() => Event::Sockets(readiness),
+            (stream, peer) = accept(self.listener.as_ref()) => Event::Accepted(stream, peer),
+            () = until(deadline) => Event::Deadline,
+            Some(_) = self.tasks.join_next() => Event::TaskEnded,
+            () = draining(&mut self.life), if self.drain.is_none() => Event::Drain,
+            () = until(drain_beat) => Event::DrainBeat,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = Instant::now().into_std();
+        match event {
+            Event::Accepted(stream, peer) => self.accept(stream, peer),
+            Event::Commands => {
+                for command in std::mem::take(&mut self.commands) {
+                    match command {
+                        Command::Attached { connection, cursor } => {
+                            self.engine.handle_attached(connection, cursor, now);
+                        }
+                        Command::Deliver(item) => self.engine.handle_item(&item, now),
+                    }
+                }
+            }
+            Event::Handover(handover) => self.hold(handover, now),
+            Event::Sockets(readiness) => {
+                for readiness in readiness {
+                    self.handle_readiness(readiness);
+                }
+            }
+            Event::Deadline => self.engine.handle_timeout(now),
+            Event::TaskEnded => {}
+            Event::Drain => self.begin_drain(),
+            Event::DrainBeat => self.beat_drain(),
+        }
+    }
+
+    fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if self.tasks.len() + self.held.len() >= self.config.limits.connections {
+            self.counters.connections_refused.increment();
+            return;
+        }
+        self.counters.connections.increment();
+        // Small writes must not wait for the client's acknowledgement of the one before.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        self.serve(stream, peer, Bytes::new());
+    }
+
+    /// Reads requests from a connection in a task of its own.
+    fn serve(&mut self, stream: TcpStream, peer: SocketAddr, input: Bytes) {
+        let connection = listen::Connection {
+            stream,
+            peer,
+            input,
+            proxy: Rc::clone(&self.proxy),
+            handovers: self.handover_sender.clone(),
+            life: self.life.clone(),
+        };
+        self.tasks.spawn_local(connection.serve());
+    }
+
+    fn hold(&mut self, handover: Handover, now: std::time::Instant) {
+        let key = self.engine.open(handover.hold, now);
+        if let Err(error) = self
+            .held
+            .insert(key, handover.stream, handover.peer, &handover.input)
+        {
+            tracing::warn!(%error, "cannot hold a connection");
+            self.engine.handle_gone(key);
+        }
+    }
+
+    fn handle_readiness(&mut self, readiness: Readiness) {
+        match readiness {
+            Readiness::Gone(key) => self.lose(key),
+            Readiness::Writable(key) => self.write(key),
+        }
+    }
+
+    /// Does what the engine asks for until it asks for nothing more.
+    async fn settle(&mut self) {
+        let mut writes = 0;
+        loop {
+            while let Some(output) = self.engine.poll_output() {
+                match output {
+                    Output::Attach {
+                        connection,
+                        channels,
+                    } => self.broker.attach(self.id, connection, channels),
+                    Output::Detach(channels) => self.broker.detach(self.id, channels),
+                    Output::Drop(key) => drop(self.held.remove(key)),
+                }
+            }
+            let Some(key) = self.engine.next_dirty() else {
+                return;
+            };
+            self.write(key);
+            writes += 1;
+            if writes % WRITES_PER_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn write(&mut self, key: ConnectionKey) {
+        let Some(outbox) = self.engine.outbox(key) else {
+            return;
+        };
+        match self.held.write(key, outbox) {
+            Ok(Written { bytes, .. }) => self.counters.sent_bytes.add(bytes as u64),
+            Err(_) => return self.lose(key),
+        }
+        match self.engine.handle_flushed(key) {
+            None => {}
+            Some(AfterHold::Close) => drop(self.held.remove(key)),
+            Some(AfterHold::Reuse) => match self.held.take(key) {
+                Ok(Some((stream, peer, input))) => self.serve(stream, peer, input),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "cannot give a connection back"),
+            },
+        }
+    }
+
+    fn lose(&mut self, key: ConnectionKey) {
+        self.engine.handle_gone(key);
+        drop(self.held.remove(key));
+    }
+
+    fn begin_drain(&mut self) {
+        self.listener = None;
+        self.engine.drain();
+        let now = Instant::now();
+        let beats = (self.config.drain.as_millis() / DRAIN_BEAT.as_millis() / 2).max(1);
+        let beats = usize::try_from(beats).unwrap_or(usize::MAX);
+        self.drain = Some(Drain {
+            next_beat: now,
+            deadline: now + self.config.drain,
+            // Half of the window for letting go, half for clients to read.
+            per_beat: self.engine.len().div_ceil(beats).max(DRAIN_LEAST),
+        });
+    }
+
+    fn beat_drain(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            drain.next_beat += DRAIN_BEAT;
+            self.engine.drain_some(drain.per_beat);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let Some(drain) = &self.drain else {
+            return false;
+        };
+        let is_done = self.engine.len() == 0 && self.tasks.is_empty() && self.handovers.is_empty();
+        is_done || Instant::now() >= drain.deadline
+    }
+}
+
+/// The next connection. Waits out a lack of descriptors, which closing connections cure.
+///
+/// Cancel safe.
+async fn accept(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the hub drains; also when nobody is left who could say so.
+pub(crate) async fn draining(life: &mut watch::Receiver<Life>) {
+    let _ = life.wait_for(|life| *life == Life::Draining).await;
+}
