@@ -7,9 +7,11 @@
 //! ```
 //!
 //! The [`origin`] keeps counters and knows nothing of the edge: it answers requests and tells the hub
-//! what changed. [`stack`] starts the four programs in order and stops them again; the end-to-end
-//! tests use it for Viceroy and the edge module. The binary only adds arguments and progress lines.
+//! what changed. [`stack`] builds the edge module and runs it in Viceroy, also for the end-to-end
+//! tests. [`demo`] wires origin, edge and hub together, starts them in order and stops them again.
+//! The binary only adds arguments and progress lines.
 
 pub mod counter;
+pub mod demo;
 pub mod origin;
 pub mod stack;

@@ -219,7 +219,8 @@ async fn the_instruction_is_understood_by_the_protocol_library() {
     let signature = signature();
     let headers = [("accept", "text/event-stream"), ("grip-sig", &signature)];
     let answer = get(&setup.origin, "/counters/clicks", &headers).await;
-    let instruct = grip::instruct::Instruct::from_headers(&answer.headers, &grip::Limits::default()).unwrap();
+    let instruct =
+        grip::instruct::Instruct::from_headers(&answer.headers, &grip::Limits::default()).unwrap();
     assert_eq!(instruct.channels[0].name.as_str(), "counter-clicks");
     let keep_alive = format!("{:?}", instruct.keep_alive.unwrap());
     assert!(keep_alive.contains(r": keep-alive\n\n"), "{keep_alive}");

@@ -109,6 +109,11 @@ impl Origin {
         self.addr
     }
 
+    /// Whether it has ended without being told to.
+    pub fn is_finished(&self) -> bool {
+        self.server.is_finished()
+    }
+
     /// Accepts nothing more, finishes open requests and the updates behind them, then closes the
     /// store.
     pub async fn stop(mut self) {

@@ -1,7 +1,8 @@
-//! Starts the programs of the stack, waits until they answer, and stops them again.
+//! What it takes to run the edge on a workstation: its module, Viceroy, free ports, and waiting.
 //!
 //! What runs as a child process is ended when its value is dropped, so a failing test or a failing
-//! start leaves nothing behind. This module knows no protocol beyond `GET` and a status code.
+//! start leaves nothing behind. This module knows no protocol beyond `GET` and a status code, and
+//! nothing of Live Counter. Start with [`viceroy::Viceroy`].
 
 pub mod health;
 mod job;

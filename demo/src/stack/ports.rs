@@ -63,6 +63,17 @@ fn problem(claim: &Claim) -> Option<String> {
     }
 }
 
+/// The address itself, or for port 0 one with a port that is free right now.
+///
+/// For an address that somebody has to know before its owner listens; another process may be faster.
+pub fn choose(addr: SocketAddr) -> io::Result<SocketAddr> {
+    if addr.port() == 0 {
+        TcpListener::bind(addr)?.local_addr()
+    } else {
+        Ok(addr)
+    }
+}
+
 /// Who listens on this TCP port, at any address.
 ///
 /// Looks in `/proc`; elsewhere than on Linux the answer is [`Owner::Unknown`].
