@@ -11,7 +11,7 @@ use live_counter::stack::viceroy::Interrupt;
 
 const LONG_ABOUT: &str = "\
 Runs Live Counter: an application whose page shows a counter that changes in all open browsers at \
-once. Four programs are started on this machine, each on a port of its own:
+once. Three parts are started on this machine, each on a port of its own (0 is any free one):
 
   hub      holds the browsers' connections and sends them what is published
   edge     the caching Compute module, run by Viceroy

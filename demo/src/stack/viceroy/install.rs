@@ -1,6 +1,8 @@
 //! Finds the right Viceroy, or has cargo build it.
 
 use std::fs::{File, TryLockError};
+use std::io::Write as _;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -95,11 +97,11 @@ async fn install(cargo_home: &Path) -> anyhow::Result<()> {
     } else {
         cargo_home.to_owned()
     };
-    tracing::warn!(
-        version = VERSION,
-        root = %root.display(),
-        "Viceroy is missing; cargo builds and installs it, once, which takes several minutes"
-    );
+    say(&format!(
+        "Viceroy {VERSION} is missing: cargo builds it and installs it to {}, once; this takes some \
+         minutes",
+        root.display()
+    ));
     let mut command = Command::new(cargo());
     command
         // The pinned toolchain builds it.
@@ -114,6 +116,11 @@ async fn install(cargo_home: &Path) -> anyhow::Result<()> {
         bail!("cargo could not install Viceroy {VERSION} ({status}), see its messages above");
     }
     Ok(())
+}
+
+/// Tells the person who waits for minutes what for. Not logged, because tests have no subscriber.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn cargo_home() -> anyhow::Result<PathBuf> {
@@ -142,10 +149,16 @@ impl InstallLock {
         let path = cargo_home.join(".gripline-viceroy.lock");
         let context = || format!("cannot lock {}", path.display());
         let file = File::create(&path).with_context(context)?;
+        let mut has_said_so = false;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::WouldBlock) => sleep(Self::PAUSE).await,
+                Err(TryLockError::WouldBlock) => {
+                    if !mem::replace(&mut has_said_so, true) {
+                        say("another process is installing Viceroy: waiting for it");
+                    }
+                    sleep(Self::PAUSE).await;
+                }
                 Err(TryLockError::Error(error)) => return Err(error).with_context(context),
             }
         }
