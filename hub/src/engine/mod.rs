@@ -477,7 +477,7 @@ impl Connection {
 }
 
 impl AfterHold {
-    fn persistence(self) -> Persistence {
+    pub(crate) fn persistence(self) -> Persistence {
         match self {
             Self::Reuse => Persistence::Reuse,
             Self::Close => Persistence::Close,

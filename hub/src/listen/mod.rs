@@ -104,7 +104,7 @@ impl Connection {
         match end {
             End::Closed => io::write_and_close(stream, b"").await,
             End::Failed(error) => {
-                if gate.has_refused() {
+                if gate.has_refused() || error.is_parse() {
                     refuse(stream, &error, &self.proxy).await;
                 } else {
                     tracing::debug!(%error, "client connection failed");

@@ -14,7 +14,7 @@ use hyper::ext::ReasonPhrase;
 use super::body::ResponseBody;
 use super::{Asked, Outcome, ProxyError};
 use crate::config::Config;
-use crate::engine::{Hold, HoldKind, KeepAliveRule, StreamFraming, Waiting};
+use crate::engine::{AfterHold, Hold, HoldKind, KeepAliveRule, StreamFraming, Waiting};
 
 /// An ordinary answer, body streamed as it arrives.
 pub(super) fn relay(response: Response<Incoming>) -> Response<ResponseBody> {
@@ -121,21 +121,21 @@ fn wait(answer: Answer, instruct: Instruct, asked: &Asked) -> Hold {
 }
 
 fn stream(answer: &Answer, instruct: Instruct, asked: &Asked) -> Hold {
-    let (framing, wire) = if asked.version == Version::HTTP_11 {
-        (StreamFraming::Chunked, Framing::Chunked)
+    let (framing, wire, after) = if asked.version == Version::HTTP_11 {
+        (StreamFraming::Chunked, Framing::Chunked, asked.after_hold())
     } else {
-        (StreamFraming::Plain, Framing::Close)
+        (StreamFraming::Plain, Framing::Close, AfterHold::Close)
     };
     Hold {
         kind: HoldKind::Stream {
-            start: answer.encode_stream_start(asked.version, wire),
+            start: answer.encode_stream_start(asked.version, wire, after.persistence()),
             framing,
             keep_alive: instruct
                 .keep_alive
                 .map(|keep_alive| rule(keep_alive, framing)),
         },
         channels: instruct.channels,
-        after: asked.after_hold(),
+        after,
     }
 }
 

@@ -75,12 +75,13 @@ impl Answer {
     /// The head and the initial body of a stream that goes on, for an HTTP/1 client.
     ///
     /// `framing` is [`Framing::Chunked`] or, for HTTP/1.0, [`Framing::Close`].
-    pub fn encode_stream_start(&self, version: http::Version, framing: Framing) -> Bytes {
+    pub fn encode_stream_start(
+        &self,
+        version: http::Version,
+        framing: Framing,
+        persistence: Persistence,
+    ) -> Bytes {
         let mut out = Vec::with_capacity(256 + self.body.len());
-        let persistence = match framing {
-            Framing::Chunked => Persistence::Reuse,
-            _ => Persistence::Close,
-        };
         self.encode_head(&mut out, version, framing, persistence);
         match framing {
             Framing::Chunked => http1::encode_chunk(&mut out, &self.body),
@@ -184,9 +185,11 @@ mod tests {
     #[test]
     fn a_stream_starts_with_its_initial_body() {
         let answer = instructed("");
-        let chunked = answer.encode_stream_start(Version::HTTP_11, Framing::Chunked);
+        let chunked =
+            answer.encode_stream_start(Version::HTTP_11, Framing::Chunked, Persistence::Reuse);
         assert!(chunked.ends_with(b"transfer-encoding: chunked\r\n\r\n8\r\n{\"a\":1}\n\r\n"));
-        let plain = answer.encode_stream_start(Version::HTTP_10, Framing::Close);
+        let plain =
+            answer.encode_stream_start(Version::HTTP_10, Framing::Close, Persistence::Close);
         assert!(plain.ends_with(b"connection: close\r\n\r\n{\"a\":1}\n"));
     }
 }
