@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use grip::UnixTime;
@@ -18,6 +18,7 @@ use live_counter::origin::{Config, Origin};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, yield_now};
+use tokio::time::timeout;
 use warp::Filter as _;
 
 const SECRET: &[u8] = b"a key for tests";
@@ -66,9 +67,15 @@ impl RecordingHub {
         Self { url, publishes }
     }
 
+    /// The next publish, answered or not. Gives up long before the origin does.
+    async fn next_publish(&mut self) -> serde_json::Value {
+        let publish = timeout(Duration::from_secs(5), self.publishes.recv()).await;
+        publish.expect("nothing was published").unwrap()
+    }
+
     /// The value in the next publish, which must be complete and of this counter.
     async fn next_value(&mut self, counter: &str) -> u64 {
-        let body = self.publishes.recv().await.unwrap();
+        let body = self.next_publish().await;
         let item = &body["items"][0];
         assert_eq!(item["channel"], format!("counter-{counter}"));
         assert_eq!(item["purge"], true);
@@ -401,8 +408,8 @@ async fn a_slow_publish_of_one_counter_does_not_stop_the_others() {
         clients.spawn(async move { post(&origin, &format!("/counters/{name}")).await });
     }
     // No publish is answered yet, so two that have begun are independent.
-    let first = setup.hub.publishes.recv().await.unwrap();
-    let second = setup.hub.publishes.recv().await.unwrap();
+    let first = setup.hub.next_publish().await;
+    let second = setup.hub.next_publish().await;
     assert_ne!(first["items"][0]["channel"], second["items"][0]["channel"]);
     gate.add_permits(names.len());
     clients.join_all().await;
