@@ -139,14 +139,14 @@ impl Demo {
 
         progress.begin(Step::StartHub);
         let hub = start_hub(options, &edge, &keys).await?;
-        let demo = Self { hub, edge, origin };
+        let mut demo = Self { hub, edge, origin };
         let (hub, control) = (demo.hub_addr(), demo.control_addr());
         progress.done(&format!("http://{hub}, publishers http://{control}"));
 
         progress.begin(Step::CheckChain);
         health::wait_until_ok(hub, "/health", START_PATIENCE)
             .await
-            .with_context(|| format!("the chain does not work; Viceroy wrote:\n{}", demo.log()))?;
+            .with_context(|| format!("the chain does not work; {}", demo.edge.describe()))?;
         progress.done("all of them answer");
         Ok(demo)
     }
@@ -171,7 +171,7 @@ impl Demo {
         self.origin.addr()
     }
 
-    /// The last lines that Viceroy and the edge module wrote.
+    /// What Viceroy and the edge module wrote.
     pub fn log(&self) -> String {
         self.edge.log()
     }
@@ -184,10 +184,7 @@ impl Demo {
             }
             match self.edge.try_wait() {
                 Ok(None) => sleep(WATCH_INTERVAL).await,
-                Ok(Some(status)) => {
-                    let log = self.log();
-                    return anyhow::anyhow!("Viceroy ended ({status}); its log:\n{log}");
-                }
+                Ok(Some(_)) => return anyhow::anyhow!(self.edge.describe()),
                 Err(error) => return error,
             }
         }

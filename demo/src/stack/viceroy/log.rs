@@ -68,10 +68,16 @@ impl Log {
         lines.push_back(line);
     }
 
-    /// The lines kept, oldest first.
+    /// All lines kept, oldest first.
     pub(super) fn text(&self) -> String {
+        self.last_lines(MAX_LINES)
+    }
+
+    /// At most `count` lines, the newest last.
+    pub(super) fn last_lines(&self, count: usize) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let older = lines.len().saturating_sub(count);
+        let lines: Vec<&str> = lines.iter().skip(older).map(String::as_str).collect();
         lines.join("\n")
     }
 }
@@ -117,6 +123,7 @@ mod tests {
         let output = numbers.join("\n");
         let (log, _) = read(output.as_bytes());
         assert!(log.text().starts_with("5\n6\n"));
+        assert_eq!(log.last_lines(2), "2003\n2004");
     }
 
     #[test]

@@ -25,6 +25,8 @@ use super::{health, repository};
 
 /// Compiling the module on a busy machine is the slow part; half a second is usual.
 const START_PATIENCE: Duration = Duration::from_mins(1);
+/// Lines of the log in an error; enough for a panic of the module.
+const ERROR_LINES: usize = 40;
 const HEALTH_PATH: &str = "/.gripline/health";
 
 /// How to run the edge.
@@ -92,13 +94,16 @@ impl Viceroy {
         health::wait_until_ok(self.addr, HEALTH_PATH, START_PATIENCE).await
     }
 
-    /// What became of Viceroy, with the last of what it wrote.
-    fn explain_end(&mut self) -> String {
+    /// Whether Viceroy runs or how it ended, with the last of what it wrote.
+    pub fn describe(&mut self) -> String {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => format!("Viceroy ended ({status})"),
             _ => "Viceroy is running".to_owned(),
         };
-        format!("{status}; its log:\n{}", self.log())
+        format!(
+            "{status}; its log ends with\n{}",
+            self.log.last_lines(ERROR_LINES)
+        )
     }
 
     /// Where the edge listens.
@@ -111,7 +116,7 @@ impl Viceroy {
         format!("http://{}", self.addr)
     }
 
-    /// The last lines that Viceroy and the module wrote.
+    /// What Viceroy and the module wrote, at most some thousand lines.
     pub fn log(&self) -> String {
         self.log.text()
     }
