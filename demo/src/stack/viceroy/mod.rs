@@ -82,7 +82,7 @@ impl Viceroy {
         };
         match viceroy.wait_until_ready(reader).await {
             Ok(()) => Ok(viceroy),
-            Err(error) => Err(error.context(viceroy.explain_end())),
+            Err(error) => Err(error.context(viceroy.describe())),
         }
     }
 
