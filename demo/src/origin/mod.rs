@@ -1,9 +1,9 @@
 //! The origin: an ordinary web application that speaks GRIP through headers and publishes.
 //!
 //! It holds no connection. An event stream is answered with the current value and the instruction to
-//! hold the client on the counter's channel; an increment is published there. [`answers`] decides
-//! what each request gets, [`updates`] keeps increments and publishes in one order, [`publisher`]
-//! talks to the hub, [`store`] to the disk. Start with [`Origin::start`].
+//! hold the client on the counter's channel; an increment is published there. `answers` decides
+//! what each request gets, `updates` keeps increments and publishes in one order, `publisher`
+//! talks to the hub, `store` to the disk. Start with [`Origin::start`].
 
 mod answers;
 mod publisher;
