@@ -1,0 +1,126 @@
+//! Which headers leave the edge, and towards whom.
+
+use http::StatusCode;
+use http::header::HeaderMap;
+
+use super::storage::{SURROGATE_CONTROL, SURROGATE_KEY};
+use crate::Limits;
+use crate::fields;
+use crate::instruct::{self, Instruct, InstructError, Status};
+
+/// Why an answer cannot be given to a plain client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientRefusal {
+    /// The answer asks for a hold, and the edge holds nobody.
+    #[error("this resource is served through a GRIP proxy only")]
+    Hold,
+    /// The answer's instructions cannot be followed.
+    #[error("the origin's GRIP instructions cannot be followed: {0}")]
+    Instruct(#[from] InstructError),
+}
+
+/// The headers for the hub: everything, instructions included, but what is for the edge.
+pub fn hub_headers(origin: &HeaderMap) -> HeaderMap {
+    let mut headers = origin.clone();
+    fields::strip_hop_by_hop(&mut headers);
+    headers.remove(SURROGATE_CONTROL);
+    headers.remove(SURROGATE_KEY);
+    headers
+}
+
+/// Status and headers for a client that is no GRIP proxy: instructions are followed, never shown.
+///
+/// # Errors
+/// [`ClientRefusal`]; a hold shown to such a client would tell it channel names and leave it with
+/// an answer that never goes on.
+pub fn client_answer(
+    status: StatusCode,
+    origin: &HeaderMap,
+) -> Result<(Status, HeaderMap), ClientRefusal> {
+    let headers = hub_headers(origin);
+    if instruct::has_instruct_type(&headers) {
+        return Err(ClientRefusal::Hold);
+    }
+    if !instruct::is_instruct(&headers) {
+        return Ok((Status::new(status), headers));
+    }
+    let instruct = Instruct::from_headers(&headers, &Limits::default())?;
+    if instruct.hold.is_some() || instruct.next_link.is_some() {
+        return Err(ClientRefusal::Hold);
+    }
+    let shown = instruct.client_headers(&headers);
+    Ok((
+        instruct.status.unwrap_or_else(|| Status::new(status)),
+        shown,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn client(lines: &[(&'static str, &'static str)]) -> Result<(u16, Vec<String>), ClientRefusal> {
+        let (status, headers) = client_answer(StatusCode::OK, &headers(lines))?;
+        let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+        names.sort_unstable();
+        Ok((status.code.as_u16(), names))
+    }
+
+    #[test]
+    fn the_hub_sees_instructions_and_no_surrogate_headers() {
+        let origin = headers(&[
+            ("grip-hold", "stream"),
+            ("surrogate-key", "a"),
+            ("surrogate-control", "x"),
+            ("etag", "1"),
+        ]);
+        let mut names: Vec<String> = hub_headers(&origin)
+            .keys()
+            .map(ToString::to_string)
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, ["etag", "grip-hold"]);
+    }
+
+    #[test]
+    fn a_client_sees_no_instructions() {
+        assert_eq!(
+            client(&[
+                ("grip-channel", "a"),
+                ("grip-status", "404"),
+                ("grip-expose-headers", "etag"),
+                ("etag", "1"),
+                ("x-a", "1")
+            ]),
+            Ok((404, vec!["etag".to_owned()]))
+        );
+        assert_eq!(client(&[("etag", "1")]), Ok((200, vec!["etag".to_owned()])));
+    }
+
+    #[test]
+    fn a_client_gets_no_hold() {
+        for hold in [
+            ("grip-hold", "stream"),
+            ("grip-hold", "response"),
+            ("grip-link", "</n>; rel=next"),
+            ("content-type", "application/grip-instruct"),
+        ] {
+            assert_eq!(client(&[hold]), Err(ClientRefusal::Hold), "{hold:?}");
+        }
+        assert!(matches!(
+            client(&[("grip-hold", "x")]),
+            Err(ClientRefusal::Instruct(_))
+        ));
+    }
+}

@@ -1,0 +1,549 @@
+//! Whether an answer is stored, for how long, and under which surrogate keys.
+
+use http::StatusCode;
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE,
+    EXPIRES, HeaderMap, HeaderName, SET_COOKIE, TRAILER, VARY,
+};
+
+use super::directives::{Directives, http_date};
+use super::{Lookup, Policy, keys};
+use crate::Limits;
+use crate::UnixTime;
+use crate::fields::GRIP_HOLD;
+use crate::instruct::Instruct;
+
+pub(super) const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+pub(super) const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+/// Bytes of one surrogate key, and of all of them together, that the platform accepts.
+const MAX_SURROGATE_KEY: usize = 1024;
+const MAX_SURROGATE_KEYS: usize = 16 * 1024;
+
+/// How an answer is stored. Durations are in seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// How long it is fresh.
+    pub ttl: u64,
+    /// How long after that it is served while a newer one is fetched.
+    pub stale_while_revalidate: u64,
+    /// How long after that it is served while the origin fails.
+    pub stale_if_error: u64,
+    /// How old it was when it came.
+    pub initial_age: u64,
+    /// The request headers that chose it.
+    pub vary: Vec<HeaderName>,
+    /// What it can be purged by.
+    pub surrogate_keys: Vec<String>,
+    /// The copy that ordinary purges leave alone, for when the origin fails.
+    pub backup: Option<Backup>,
+}
+
+/// How a backup copy is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// How long it is kept, in seconds.
+    pub ttl: u64,
+    /// What it can be purged by.
+    pub surrogate_keys: Vec<String>,
+}
+
+/// Why an answer is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotStored {
+    /// Not one of the statuses that are stored.
+    Status,
+    /// It sets a cookie.
+    SetCookie,
+    /// The origin forbids it.
+    Forbidden,
+    /// The origin does not say how long it is good for.
+    NoFreshness,
+    /// It is good for no time at all.
+    NoTime,
+    /// It is part of an answer.
+    Range,
+    /// It has trailers, which the cache has not.
+    Trailers,
+    /// It was encoded although identity was asked for.
+    Encoding,
+    /// It varies by something that the policy does not allow.
+    Vary,
+    /// It is answer to WebSocket-over-HTTP events.
+    WebSocketEvents,
+    /// Its body is larger than [`Policy::max_body`].
+    Size,
+    /// Its surrogate keys are more than the platform accepts.
+    SurrogateKeys,
+    /// Its headers are more than fit into metadata.
+    Headers,
+    /// Its instructions cannot be followed.
+    Instruct,
+}
+
+impl NotStored {
+    /// A word for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::SetCookie => "set-cookie",
+            Self::Forbidden => "forbidden",
+            Self::NoFreshness => "no-freshness",
+            Self::NoTime => "no-time",
+            Self::Range => "content-range",
+            Self::Trailers => "trailers",
+            Self::Encoding => "content-encoding",
+            Self::Vary => "vary",
+            Self::WebSocketEvents => "websocket-events",
+            Self::Size => "size",
+            Self::SurrogateKeys => "surrogate-keys",
+            Self::Headers => "headers",
+            Self::Instruct => "instruct",
+        }
+    }
+}
+
+/// Decides by status and headers, before the body is read. Stricter than RFC 9111: freshness must
+/// be stated, because requests with cookies are answered from the cache too.
+///
+/// # Errors
+/// Why the answer is not stored.
+pub fn storage(
+    status: StatusCode,
+    headers: &HeaderMap,
+    lookup: &Lookup,
+    policy: &Policy,
+    now: UnixTime,
+) -> Result<Storage, NotStored> {
+    check_status(status, headers, lookup)?;
+    check_headers(headers, policy)?;
+    let freshness = freshness(headers, policy, now)?;
+    let vary = vary(headers, policy)?;
+    let instruct =
+        Instruct::from_headers(headers, &Limits::default()).map_err(|_| NotStored::Instruct)?;
+    let channels: Vec<&str> = instruct
+        .channels
+        .iter()
+        .map(|channel| channel.name.as_str())
+        .collect();
+    let surrogate_keys = surrogate_keys(headers, &channels, &lookup.host)?;
+    let backup = (freshness.stale_if_error > 0).then(|| backup(&freshness, &channels, policy));
+    Ok(Storage {
+        ttl: freshness.ttl,
+        stale_while_revalidate: freshness.stale_while_revalidate,
+        stale_if_error: freshness.stale_if_error,
+        initial_age: freshness.initial_age,
+        vary,
+        surrogate_keys,
+        backup,
+    })
+}
+
+fn check_status(status: StatusCode, headers: &HeaderMap, lookup: &Lookup) -> Result<(), NotStored> {
+    let is_held_304 = status == StatusCode::NOT_MODIFIED
+        && lookup.has_validator
+        && headers.contains_key(&GRIP_HOLD);
+    if is_held_304 || matches!(status.as_u16(), 200 | 203 | 301 | 308 | 404 | 410) {
+        Ok(())
+    } else {
+        Err(NotStored::Status)
+    }
+}
+
+fn check_headers(headers: &HeaderMap, policy: &Policy) -> Result<(), NotStored> {
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let is_encoded = headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let is_events = headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .starts_with(b"application/websocket-events")
+    });
+    if headers.contains_key(SET_COOKIE) {
+        Err(NotStored::SetCookie)
+    } else if headers.contains_key(CONTENT_RANGE) {
+        Err(NotStored::Range)
+    } else if headers.contains_key(TRAILER) {
+        Err(NotStored::Trailers)
+    } else if is_encoded {
+        Err(NotStored::Encoding)
+    } else if is_events {
+        Err(NotStored::WebSocketEvents)
+    } else if length.is_some_and(|length| length > policy.max_body) {
+        Err(NotStored::Size)
+    } else {
+        Ok(())
+    }
+}
+
+struct Freshness {
+    ttl: u64,
+    stale_while_revalidate: u64,
+    stale_if_error: u64,
+    initial_age: u64,
+}
+
+/// The first that is stated: `Surrogate-Control: max-age`, `Cache-Control: s-maxage`, then
+/// `max-age`, `Expires`, the policy's lifetime of holds. RFC 9111 §4.2.1 and the edge-architecture
+/// note for `Surrogate-Control`.
+fn freshness(headers: &HeaderMap, policy: &Policy, now: UnixTime) -> Result<Freshness, NotStored> {
+    let surrogate = Directives::of(headers, &SURROGATE_CONTROL);
+    let shared = Directives::of(headers, &CACHE_CONTROL);
+    let surrogate_ttl = surrogate.seconds("max-age");
+    let forbids = |directives: &Directives| {
+        ["private", "no-store", "no-cache"]
+            .iter()
+            .any(|name| directives.has(name))
+    };
+    // What is said to surrogates replaces what is said to everybody, a ban included.
+    if forbids(&surrogate) || (surrogate_ttl.is_none() && forbids(&shared)) {
+        return Err(NotStored::Forbidden);
+    }
+    let (ttl, winner) = if let Some(ttl) = surrogate_ttl {
+        (ttl, &surrogate)
+    } else {
+        let ttl = shared
+            .seconds("s-maxage")
+            .or_else(|| shared.seconds("max-age"))
+            .or_else(|| expires(headers, now))
+            .or_else(|| policy.hold_ttl.filter(|_| headers.contains_key(&GRIP_HOLD)));
+        (ttl.ok_or(NotStored::NoFreshness)?, &shared)
+    };
+    let initial_age = age(headers);
+    let ttl = ttl.min(policy.max_ttl);
+    if ttl <= initial_age {
+        return Err(NotStored::NoTime);
+    }
+    let may_be_stale = !winner.has("must-revalidate") && !winner.has("proxy-revalidate");
+    let stale = |name: &str, default: u64| match (may_be_stale, winner.seconds(name)) {
+        (false, _) => 0,
+        (true, stated) => stated.unwrap_or(default).min(policy.max_ttl),
+    };
+    Ok(Freshness {
+        ttl,
+        stale_while_revalidate: stale("stale-while-revalidate", policy.stale_while_revalidate),
+        stale_if_error: stale("stale-if-error", policy.stale_if_error),
+        initial_age,
+    })
+}
+
+/// `Expires` less `Date`; one that is no date means: expired. RFC 9111 §5.3.
+fn expires(headers: &HeaderMap, now: UnixTime) -> Option<u64> {
+    let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
+    let expires = headers.get(EXPIRES)?.to_str().ok().and_then(http_date);
+    let date = text(&DATE).and_then(http_date).unwrap_or(now);
+    Some(expires.map_or(0, |expires| expires.since(date)))
+}
+
+fn age(headers: &HeaderMap) -> u64 {
+    headers
+        .get(AGE)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// The names to vary by. `Accept-Encoding` needs none: identity is always asked for.
+fn vary(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderName>, NotStored> {
+    let mut names = Vec::new();
+    for line in headers.get_all(VARY) {
+        for name in line
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+        {
+            if name.is_empty() || name.eq_ignore_ascii_case(b"accept-encoding") {
+                continue;
+            }
+            let name = HeaderName::from_bytes(name).map_err(|_| NotStored::Vary)?;
+            if !policy.vary.contains(&name) {
+                return Err(NotStored::Vary);
+            }
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn surrogate_keys(
+    headers: &HeaderMap,
+    channels: &[&str],
+    host: &str,
+) -> Result<Vec<String>, NotStored> {
+    let mut keys = vec![keys::EVERYTHING_KEY.to_owned(), keys::host_key(host)];
+    keys.extend(channels.iter().map(|channel| keys::channel_key(channel)));
+    let stated = headers
+        .get_all(&SURROGATE_KEY)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(u8::is_ascii_whitespace))
+        .filter_map(|key| std::str::from_utf8(key).ok())
+        .filter(|key| is_surrogate_key(key) && !key.starts_with(keys::RESERVED))
+        .map(str::to_owned);
+    keys.extend(stated);
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.iter().map(|key| key.len() + 1).sum::<usize>() > MAX_SURROGATE_KEYS {
+        return Err(NotStored::SurrogateKeys);
+    }
+    Ok(keys)
+}
+
+/// Whether the platform accepts the key.
+pub(super) fn is_surrogate_key(key: &str) -> bool {
+    (1..=MAX_SURROGATE_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn backup(freshness: &Freshness, channels: &[&str], policy: &Policy) -> Backup {
+    let mut surrogate_keys = vec![keys::BACKUP_KEY.to_owned()];
+    surrogate_keys.extend(
+        channels
+            .iter()
+            .map(|channel| keys::backup_channel_key(channel)),
+    );
+    surrogate_keys.sort_unstable();
+    surrogate_keys.dedup();
+    Backup {
+        ttl: (freshness.ttl + freshness.stale_if_error).max(policy.backup_ttl),
+        surrogate_keys,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const NOW: UnixTime = UnixTime(784_111_777);
+
+    fn stored(status: u16, lines: &[(&'static str, &'static str)]) -> Result<Storage, NotStored> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let lookup = Lookup {
+            key: Vec::new(),
+            host: "example.com".to_owned(),
+            has_validator: status == 304,
+            is_head: false,
+        };
+        let status = StatusCode::from_u16(status).unwrap();
+        storage(status, &headers, &lookup, &Policy::default(), NOW)
+    }
+
+    #[track_caller]
+    fn check_ttl(lines: &[(&'static str, &'static str)], expected: Result<u64, NotStored>) {
+        assert_eq!(
+            stored(200, lines).map(|storage| storage.ttl),
+            expected,
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn the_first_stated_freshness_wins() {
+        let expires = ("expires", "Sun, 06 Nov 1994 08:50:37 GMT");
+        let date = ("date", "Sun, 06 Nov 1994 08:50:07 GMT");
+        check_ttl(
+            &[
+                ("surrogate-control", "max-age=1"),
+                ("cache-control", "s-maxage=2, max-age=3"),
+                expires,
+            ],
+            Ok(1),
+        );
+        check_ttl(
+            &[("cache-control", "max-age=3, s-maxage=2"), expires],
+            Ok(2),
+        );
+        check_ttl(&[("cache-control", "max-age=3"), expires], Ok(3));
+        check_ttl(&[expires], Ok(60));
+        check_ttl(&[expires, date], Ok(30));
+        check_ttl(&[("expires", "0")], Err(NotStored::NoTime));
+        check_ttl(&[], Err(NotStored::NoFreshness));
+        check_ttl(&[("cache-control", "public")], Err(NotStored::NoFreshness));
+        check_ttl(&[("cache-control", "s-maxage=0")], Err(NotStored::NoTime));
+        check_ttl(&[("cache-control", "max-age=999999999")], Ok(86_400));
+    }
+
+    #[test]
+    fn a_ban_for_everybody_does_not_bind_surrogates() {
+        for ban in ["private", "no-store", "no-cache, max-age=60"] {
+            check_ttl(&[("cache-control", ban)], Err(NotStored::Forbidden));
+            check_ttl(
+                &[("cache-control", ban), ("surrogate-control", "max-age=60")],
+                Ok(60),
+            );
+        }
+        check_ttl(
+            &[
+                ("surrogate-control", "no-store, max-age=60"),
+                ("cache-control", "max-age=60"),
+            ],
+            Err(NotStored::Forbidden),
+        );
+    }
+
+    #[test]
+    fn time_spent_in_other_caches_counts() {
+        let storage = stored(200, &[("cache-control", "max-age=60"), ("age", "50")]).unwrap();
+        assert_eq!((storage.ttl, storage.initial_age), (60, 50));
+        check_ttl(
+            &[("cache-control", "max-age=60"), ("age", "60")],
+            Err(NotStored::NoTime),
+        );
+    }
+
+    #[test]
+    fn staleness_comes_from_the_header_that_won() {
+        let stale = |lines: &[(&'static str, &'static str)]| {
+            let storage = stored(200, lines).unwrap();
+            (storage.stale_while_revalidate, storage.stale_if_error)
+        };
+        assert_eq!(stale(&[("cache-control", "max-age=1")]), (0, 3600));
+        assert_eq!(
+            stale(&[(
+                "cache-control",
+                "max-age=1, stale-while-revalidate=5, stale-if-error=0"
+            )]),
+            (5, 0)
+        );
+        assert_eq!(
+            stale(&[
+                ("surrogate-control", "max-age=1, stale-if-error=7"),
+                ("cache-control", "max-age=1, stale-while-revalidate=5"),
+            ]),
+            (0, 7)
+        );
+        assert_eq!(
+            stale(&[(
+                "cache-control",
+                "max-age=1, must-revalidate, stale-if-error=9"
+            )]),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn a_backup_outlives_its_original_and_ordinary_purges() {
+        let storage = stored(
+            200,
+            &[
+                ("cache-control", "max-age=10, stale-if-error=5000"),
+                ("grip-channel", "a, b"),
+                ("surrogate-key", "mine"),
+            ],
+        )
+        .unwrap();
+        let backup = storage.backup.unwrap();
+        assert_eq!(backup.ttl, 5010);
+        assert_eq!(
+            backup.surrogate_keys,
+            ["gl-backup", "gl-backup-ch:a", "gl-backup-ch:b"]
+        );
+        assert!(
+            !storage
+                .surrogate_keys
+                .iter()
+                .any(|key| backup.surrogate_keys.contains(key))
+        );
+        let none = stored(200, &[("cache-control", "max-age=10, stale-if-error=0")]).unwrap();
+        assert_eq!(none.backup, None);
+    }
+
+    #[track_caller]
+    fn check_refused(status: u16, line: (&'static str, &'static str), expected: NotStored) {
+        let found = stored(status, &[("cache-control", "max-age=60"), line]);
+        assert_eq!(found, Err(expected), "{status} {line:?}");
+    }
+
+    #[test]
+    fn some_answers_are_never_stored() {
+        let nothing = ("x-a", "1");
+        for status in [201, 204, 206, 302, 304, 400, 429, 500, 503] {
+            check_refused(status, nothing, NotStored::Status);
+        }
+        check_refused(200, ("set-cookie", "a=b"), NotStored::SetCookie);
+        check_refused(200, ("content-range", "bytes 0-1/2"), NotStored::Range);
+        check_refused(200, ("trailer", "x"), NotStored::Trailers);
+        check_refused(200, ("content-encoding", "gzip"), NotStored::Encoding);
+        check_refused(
+            200,
+            ("content-type", "application/websocket-events"),
+            NotStored::WebSocketEvents,
+        );
+        check_refused(200, ("content-length", "1048577"), NotStored::Size);
+        check_refused(200, ("vary", "*"), NotStored::Vary);
+        check_refused(200, ("vary", "Accept, Cookie"), NotStored::Vary);
+        check_refused(200, ("grip-hold", "x"), NotStored::Instruct);
+    }
+
+    #[test]
+    fn a_held_304_is_stored_under_its_validator() {
+        let lines = [("cache-control", "max-age=60"), ("grip-hold", "response")];
+        assert!(stored(304, &lines).is_ok());
+    }
+
+    #[test]
+    fn an_answer_varies_only_by_what_is_allowed() {
+        let storage = stored(
+            200,
+            &[
+                ("cache-control", "max-age=60"),
+                ("vary", "Accept, accept-encoding"),
+                ("vary", "accept,"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(storage.vary, ["accept"]);
+    }
+
+    #[test]
+    fn keys_are_the_channels_the_hosts_and_the_origins() {
+        let storage = stored(
+            200,
+            &[
+                ("cache-control", "max-age=60"),
+                ("grip-hold", "stream"),
+                ("grip-channel", "updates; prev-id=1, b c"),
+                ("surrogate-key", "one two gl-forged one"),
+            ],
+        )
+        .unwrap();
+        let expected = [
+            "gl-all",
+            "gl-ch:b%20c",
+            "gl-ch:updates",
+            "gl-host:example.com",
+            "one",
+            "two",
+        ];
+        assert_eq!(storage.surrogate_keys, expected);
+    }
+
+    #[test]
+    fn holds_may_have_a_lifetime_by_configuration() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grip-hold", HeaderValue::from_static("stream"));
+        let policy = Policy {
+            hold_ttl: Some(30),
+            ..Policy::default()
+        };
+        let lookup = Lookup {
+            key: Vec::new(),
+            host: String::new(),
+            has_validator: false,
+            is_head: false,
+        };
+        let ttl = |headers: &HeaderMap| {
+            storage(StatusCode::OK, headers, &lookup, &policy, NOW).map(|storage| storage.ttl)
+        };
+        assert_eq!(ttl(&headers), Ok(30));
+        headers.remove("grip-hold");
+        assert_eq!(ttl(&headers), Err(NotStored::NoFreshness));
+    }
+}
