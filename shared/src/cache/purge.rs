@@ -76,6 +76,14 @@ struct Body {
     backup: bool,
 }
 
+impl Body {
+    fn parse(body: &[u8]) -> serde_json::Result<Self> {
+        // Through a map, because a struct may also be read from a list of its members.
+        let members: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
+        serde_json::from_value(members.into())
+    }
+}
+
 impl PurgeRequest {
     /// Bytes of a body that are worth reading.
     pub const MAX_BYTES: usize = MAX_BYTES;
@@ -89,8 +97,7 @@ impl PurgeRequest {
         if body.len() > MAX_BYTES {
             return Err(PurgeBodyError::TooLarge { found: body.len() });
         }
-        let body: Body = serde_json::from_slice(body)
-            .map_err(|error| PurgeBodyError::Shape(error.to_string()))?;
+        let body = Body::parse(body).map_err(|error| PurgeBodyError::Shape(error.to_string()))?;
         let entries = body.channels.len() + body.keys.len();
         if entries > MAX_ENTRIES {
             return Err(PurgeBodyError::TooMany { found: entries });

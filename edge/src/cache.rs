@@ -1,0 +1,375 @@
+//! Lookups and fills, with the platform's core cache.
+//!
+//! A lookup is a transaction: of all requests for a missing answer, one gets the duty to fetch it,
+//! and the others wait. An answer is inserted when its body is complete, because one that breaks
+//! off would stay. Every duty ends in an insert, be it a marker, or is given up while something
+//! stale is still there for the others.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastly::cache::core::{self, CacheError, CacheKey, Found, Transaction};
+use fastly::{Body, Request, Response};
+use grip::cache::{
+    Entry, EntryKind, Fallback, Lookup, NotStored, Step, Storage, backup_of, decide, storage,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::answer::{self, Answer, Source};
+use crate::config::Edge;
+use crate::origin::{self, Complete, headers_of};
+use crate::visitor::Visitor;
+use crate::{log, now};
+
+/// One request for something that may be stored.
+struct Serving<'a> {
+    request: &'a Request,
+    lookup: &'a Lookup,
+    visitor: Visitor,
+    edge: &'a Edge,
+}
+
+/// Answers from the cache, or fills it and answers.
+pub(crate) fn serve(request: &Request, lookup: &Lookup, visitor: Visitor, edge: &Edge) {
+    let serving = Serving {
+        request,
+        lookup,
+        visitor,
+        edge,
+    };
+    if lookup.is_head {
+        serving.head().send();
+    } else {
+        serving.get();
+    }
+}
+
+impl Serving<'_> {
+    fn get(&self) {
+        let transaction = match self.transaction() {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                // Most likely somebody else's fetch takes too long.
+                log::event("lookup_failed", &[("error", &error.to_string())]);
+                return self.backup().unwrap_or_else(|| self.pass()).send();
+            }
+        };
+        let found = transaction.found();
+        let entry = found.as_ref().and_then(entry_of);
+        let is_stale = found.as_ref().is_some_and(Found::is_stale);
+        // An object that is no entry of ours is as good as none.
+        let has_duty = transaction.must_insert_or_update();
+        let step = decide(entry.as_ref(), is_stale, has_duty, now());
+        match (step, found.as_ref().zip(entry.as_ref())) {
+            (Step::Deliver, Some(stored)) => self.stored(stored, Source::Hit).send(),
+            (Step::DeliverStale, Some(stored)) => self.stored(stored, Source::Stale).send(),
+            (Step::DeliverAndRefresh, Some(stored)) => {
+                self.stored(stored, Source::Stale).send();
+                self.refresh(transaction);
+            }
+            (Step::Fetch(Fallback::Stored), Some(stored)) => {
+                self.fetch(transaction, Some(stored)).send();
+            }
+            (Step::Fetch(_), _) => self.fetch(transaction, None).send(),
+            (Step::Failing, _) => self.backup().unwrap_or_else(answer::unavailable).send(),
+            (Step::Pass, _) | (_, None) => self.pass().send(),
+        }
+    }
+
+    fn transaction(&self) -> Result<Transaction, CacheError> {
+        let mut builder = Transaction::lookup(self.key()).timeout(self.edge.collapse_wait);
+        for (name, value) in self.vary_values() {
+            builder = builder.header(name, value);
+        }
+        builder.execute()
+    }
+
+    fn key(&self) -> CacheKey {
+        CacheKey::from(self.lookup.key.clone())
+    }
+
+    /// The request headers that stored answers may vary by.
+    fn vary_values(&self) -> Vec<(&HeaderName, &HeaderValue)> {
+        let names = self.edge.policy.vary.iter();
+        names
+            .filter_map(|name| Some((name, self.request.get_header(name)?)))
+            .collect()
+    }
+
+    /// HEAD reads what GET has stored; it never fills, because it brings no body.
+    fn head(&self) -> Answer {
+        let mut builder = core::lookup(self.key());
+        for (name, value) in self.vary_values() {
+            builder = builder.header(name, value);
+        }
+        let found = builder.execute().ok().flatten();
+        let entry = found.as_ref().and_then(entry_of);
+        let Some((found, entry)) = found.as_ref().zip(entry.as_ref()) else {
+            return self.pass();
+        };
+        match decide(Some(entry), found.is_stale(), false, now()) {
+            Step::Deliver => answer::stored_head(
+                entry,
+                found.known_length().unwrap_or_default(),
+                Source::Hit,
+                self.visitor,
+                entry.age(now()),
+            ),
+            _ => self.pass(),
+        }
+    }
+
+    /// Asks the origin for this visitor alone; the request has no body.
+    fn pass(&self) -> Answer {
+        let request = self.request.clone_without_body();
+        match origin::pass(request, self.visitor, self.edge) {
+            Ok(response) => answer::passed(response, self.visitor),
+            Err(error) => answer::origin_failed(&error),
+        }
+    }
+
+    fn stored(&self, (found, entry): (&Found, &Entry), source: Source) -> Answer {
+        match found.to_stream() {
+            // Small bodies leave in one piece with their length; streaming them would be slower.
+            Ok(body) => answer::stored(
+                entry,
+                body.into_bytes(),
+                source,
+                self.visitor,
+                entry.age(now()),
+            ),
+            Err(error) => {
+                log::event("object_unreadable", &[("error", &error.to_string())]);
+                self.pass()
+            }
+        }
+    }
+
+    /// Fetches and stores; what the visitor gets is what came, or the best there is.
+    fn fetch(&self, transaction: Transaction, stored: Option<(&Found, &Entry)>) -> Answer {
+        let failure = match self.fetched() {
+            Ok(fetched) => return self.keep(transaction, fetched),
+            Err(failure) => failure,
+        };
+        if let Some(stored) = stored {
+            // The stale answer stays for those who come next.
+            let _ = transaction.cancel_insert_or_update();
+            return self.stored(stored, Source::Stale);
+        }
+        // Opened before the marker is set, so that whoever is woken by it finds the backup too.
+        let backup = self.backup();
+        mark(
+            transaction,
+            EntryKind::FailureMarker,
+            self.edge.fail_ttl,
+            &[],
+        );
+        backup.unwrap_or_else(|| failure.answer(self.visitor))
+    }
+
+    /// Fetches and stores after the visitor was answered.
+    fn refresh(&self, transaction: Transaction) {
+        match self.fetched() {
+            // Whoever asked has an answer already.
+            Ok(fetched) => drop(self.keep(transaction, fetched)),
+            Err(_) => drop(transaction.cancel_insert_or_update()),
+        }
+    }
+
+    /// A response that is worth an answer.
+    fn fetched(&self) -> Result<Fetched, Failure> {
+        let mut response = origin::fill(self.request, self.edge).map_err(|error| {
+            log::event("origin_error", &[("error", &error.to_string())]);
+            Failure::NoResponse
+        })?;
+        let status = response.get_status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            log::event("origin_failing", &[("status", status.as_str())]);
+            return Err(Failure::Response(Box::new(response)));
+        }
+        let headers = headers_of(response.get_headers());
+        let storage = storage(status, &headers, self.lookup, &self.edge.policy, now());
+        let body = response.take_body();
+        let body = match storage {
+            // It may never end: only what will be stored is read first.
+            Err(_) => Complete::No(body),
+            Ok(_) => origin::complete(body, self.edge.policy.max_body).map_err(|error| {
+                log::event("origin_error", &[("error", &error.to_string())]);
+                Failure::NoResponse
+            })?,
+        };
+        Ok(Fetched {
+            status,
+            headers,
+            storage,
+            body,
+        })
+    }
+
+    /// Stores what was fetched, or a marker that says that such answers are not stored.
+    fn keep(&self, transaction: Transaction, fetched: Fetched) -> Answer {
+        let Fetched {
+            status,
+            headers,
+            storage,
+            body,
+        } = fetched;
+        let kept = match (storage, body) {
+            (Ok(storage), Complete::Yes(body)) => {
+                let entry = entry(status, &headers, &storage);
+                match entry.encode() {
+                    Ok(metadata) => {
+                        self.insert(transaction, &storage, &metadata, &body);
+                        return answer::stored(
+                            &entry,
+                            body,
+                            Source::Miss,
+                            self.visitor,
+                            storage.initial_age,
+                        );
+                    }
+                    Err(_) => (NotStored::Headers, storage.surrogate_keys, Body::from(body)),
+                }
+            }
+            (Ok(storage), Complete::No(body)) => (NotStored::Size, storage.surrogate_keys, body),
+            (Err(reason), Complete::Yes(body)) => (reason, Vec::new(), Body::from(body)),
+            (Err(reason), Complete::No(body)) => (reason, Vec::new(), body),
+        };
+        let (reason, keys, body) = kept;
+        log::event(
+            "not_stored",
+            &[
+                ("reason", reason.as_str()),
+                ("path", self.request.get_path()),
+            ],
+        );
+        mark(
+            transaction,
+            EntryKind::PassMarker,
+            self.edge.pass_ttl,
+            &keys,
+        );
+        answer::shown(status, &headers, body, Source::Pass, self.visitor)
+    }
+
+    fn insert(&self, transaction: Transaction, storage: &Storage, metadata: &Bytes, body: &[u8]) {
+        // The platform keeps the object findable for both windows; `decide` knows their borders.
+        let stale = storage.stale_while_revalidate.max(storage.stale_if_error);
+        let inserted = transaction
+            .insert(Duration::from_secs(storage.ttl))
+            .initial_age(Duration::from_secs(storage.initial_age))
+            .stale_while_revalidate(Duration::from_secs(stale))
+            .vary_by(&storage.vary)
+            .surrogate_keys(storage.surrogate_keys.iter().map(String::as_str))
+            .known_length(body.len() as u64)
+            .user_metadata(metadata.clone())
+            .execute();
+        finish(inserted, body, "insert_failed");
+        let Some(backup) = &storage.backup else {
+            return;
+        };
+        let key = CacheKey::from(backup_of(&self.lookup.key));
+        let mut builder = core::insert(key, Duration::from_secs(backup.ttl))
+            .vary_by(&storage.vary)
+            .surrogate_keys(backup.surrogate_keys.iter().map(String::as_str))
+            .known_length(body.len() as u64)
+            .user_metadata(metadata.clone());
+        for (name, value) in self.vary_values() {
+            builder = builder.header(name, value);
+        }
+        finish(builder.execute(), body, "backup_failed");
+    }
+
+    /// The copy that ordinary purges have left alone.
+    fn backup(&self) -> Option<Answer> {
+        let mut builder = core::lookup(CacheKey::from(backup_of(&self.lookup.key)));
+        for (name, value) in self.vary_values() {
+            builder = builder.header(name, value);
+        }
+        let found = builder.execute().ok().flatten()?;
+        let entry = entry_of(&found)?;
+        log::event("backup_served", &[("path", self.request.get_path())]);
+        Some(self.stored((&found, &entry), Source::Backup))
+    }
+}
+
+/// Inserts nothing under the key, so that nobody waits for somebody else's answer in vain.
+fn mark(transaction: Transaction, kind: EntryKind, ttl: u64, keys: &[String]) {
+    let marker = Entry::marker(kind, now(), ttl);
+    let Ok(metadata) = marker.encode() else {
+        return;
+    };
+    let inserted = transaction
+        .insert(Duration::from_secs(ttl))
+        .surrogate_keys(keys.iter().map(String::as_str))
+        .known_length(0)
+        .user_metadata(metadata)
+        .execute();
+    finish(inserted, &[], "marker_failed");
+}
+
+/// A response as it is going to be answered.
+struct Fetched {
+    status: StatusCode,
+    headers: HeaderMap,
+    storage: Result<Storage, NotStored>,
+    body: Complete,
+}
+
+/// Why a fetch is no answer.
+enum Failure {
+    /// There is no response, or not all of it.
+    NoResponse,
+    /// The response says that the origin is in trouble.
+    Response(Box<Response>),
+}
+
+impl Failure {
+    /// What is left to say when nothing is stored.
+    fn answer(self, visitor: Visitor) -> Answer {
+        match self {
+            Self::NoResponse => {
+                answer::text(StatusCode::BAD_GATEWAY, "Error while proxying to origin.")
+            }
+            Self::Response(response) => answer::passed(*response, visitor),
+        }
+    }
+}
+
+fn entry(status: StatusCode, headers: &HeaderMap, storage: &Storage) -> Entry {
+    Entry {
+        kind: EntryKind::Answer,
+        status,
+        fetched: now(),
+        initial_age: storage.initial_age,
+        ttl: storage.ttl,
+        stale_while_revalidate: storage.stale_while_revalidate,
+        stale_if_error: storage.stale_if_error,
+        headers: Entry::stored_headers(headers),
+    }
+}
+
+fn entry_of(found: &Found) -> Option<Entry> {
+    let entry = Entry::decode(&found.user_metadata());
+    if let Err(error) = &entry {
+        log::event("bad_entry", &[("error", &error.to_string())]);
+    }
+    entry.ok()
+}
+
+/// Writes a complete body. An object that cannot be stored is logged; the answer does not need it.
+fn finish(
+    inserted: Result<fastly::http::body::StreamingBody, CacheError>,
+    body: &[u8],
+    event: &str,
+) {
+    let written = match inserted {
+        Err(error) => Err(error.to_string()),
+        Ok(mut object) => std::io::Write::write_all(&mut object, body)
+            .and_then(|()| object.finish())
+            .map_err(|error| error.to_string()),
+    };
+    if let Err(error) = written {
+        log::event(event, &[("error", &error)]);
+    }
+}

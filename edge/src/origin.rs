@@ -1,0 +1,109 @@
+//! Requests to the origin.
+
+use std::io::Read as _;
+
+use fastly::http::request::SendError;
+use fastly::{Body, Request, Response};
+use grip::cache::{fill_headers, pass_headers};
+use grip::fields::{self, GRIP_FEATURE, GRIP_FEATURES, GRIP_SIG};
+use grip::signature::grip_sig;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::Edge;
+use crate::now;
+use crate::visitor::Visitor;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The headers of a message as a map.
+pub(crate) fn headers_of<'a>(
+    headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(name, value.clone());
+    }
+    map
+}
+
+/// Asks the origin on behalf of everybody. Always signed, whoever asked: an origin that sees no
+/// proxy answers without instructions, and that would be stored for all.
+pub(crate) fn fill(request: &Request, edge: &Edge) -> Result<Response, SendError> {
+    let mut headers = fill_headers(&headers_of(request.get_headers()));
+    sign(&mut headers, edge);
+    let fill = Request::new(http::Method::GET, request.get_url().clone());
+    send(fill, &headers, edge)
+}
+
+/// Passes one visitor's request on, body streamed.
+pub(crate) fn pass(
+    mut request: Request,
+    visitor: Visitor,
+    edge: &Edge,
+) -> Result<Response, SendError> {
+    let mut headers = pass_headers(&headers_of(request.get_headers()));
+    if visitor == Visitor::Client {
+        fields::strip_grip(&mut headers);
+        sign(&mut headers, edge);
+        forward_for(&mut headers, &request);
+    }
+    let mut passed = Request::new(request.get_method().clone(), request.get_url().clone());
+    if request.has_body() {
+        passed.set_body(request.take_body());
+    }
+    send(passed, &headers, edge)
+}
+
+fn send(mut request: Request, headers: &HeaderMap, edge: &Edge) -> Result<Response, SendError> {
+    for (name, value) in headers {
+        request.append_header(name, value);
+    }
+    // The platform's own cache would keep a second copy, out of reach of every rule here.
+    request.set_pass(true);
+    request.send(&*edge.origin)
+}
+
+fn sign(headers: &mut HeaderMap, edge: &Edge) {
+    let token = grip_sig(&edge.grip_key, &edge.grip_issuer, now());
+    if let Ok(token) = HeaderValue::from_str(&token) {
+        headers.insert(GRIP_SIG, token);
+    }
+    headers.insert(GRIP_FEATURE, HeaderValue::from_static(GRIP_FEATURES));
+}
+
+fn forward_for(headers: &mut HeaderMap, request: &Request) {
+    if let Some(address) = request.get_client_ip_addr()
+        && let Ok(address) = HeaderValue::from_str(&address.to_string())
+    {
+        headers.append(X_FORWARDED_FOR, address);
+    }
+    let scheme = request.get_url().scheme();
+    if let Ok(scheme) = HeaderValue::from_str(scheme) {
+        headers.insert(X_FORWARDED_PROTO, scheme);
+    }
+}
+
+/// What was read of a body.
+pub(crate) enum Complete {
+    /// All of it.
+    Yes(Vec<u8>),
+    /// More than was allowed: what was read, and the rest behind it.
+    No(Body),
+}
+
+/// Reads a body to its end, unless it is longer than `limit`.
+///
+/// # Errors
+/// When the origin breaks off.
+pub(crate) fn complete(mut body: Body, limit: usize) -> std::io::Result<Complete> {
+    let mut read = Vec::new();
+    let more = (limit as u64).saturating_add(1);
+    (&mut body).take(more).read_to_end(&mut read)?;
+    if read.len() <= limit {
+        return Ok(Complete::Yes(read));
+    }
+    let mut whole = Body::from(read);
+    whole.append(body);
+    Ok(Complete::No(whole))
+}
