@@ -200,10 +200,32 @@ impl Client {
         assert_eq!(content, text, "{self:?}");
     }
 
+    /// Reads as much content as `text` has, and fails unless it is the same; more may follow.
+    pub async fn receives_next(&mut self, text: &str) {
+        while self.content.len() < text.len() {
+            let piece = self.piece().await;
+            let piece = piece.unwrap_or_else(|| panic!("ended before {text:?}; {self:?}"));
+            self.content.extend(piece);
+        }
+        let content: Vec<u8> = self.content.drain(..text.len()).collect();
+        assert_eq!(String::from_utf8_lossy(&content), text, "{self:?}");
+    }
+
     /// Reads until the body ends as its framing says, and fails if content came before that.
     pub async fn ends(&mut self) {
         if let Some(piece) = self.piece().await {
             panic!("{} before the end", String::from_utf8_lossy(&piece));
+        }
+    }
+
+    /// Reads content until the connection ends, and fails if the body came to its proper end.
+    pub async fn breaks_off(&mut self) {
+        loop {
+            match self.try_piece().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the body is complete; {self:?}"),
+                Err(Truncated) => return,
+            }
         }
     }
 

@@ -67,7 +67,7 @@ async fn an_interval_keep_alive_does_not_wait_for_silence() {
         hub.publish_stream("updates", "x\n").await;
         content += &client.content_until("x\n").await;
     }
-    let before = content.split("ping\n").next().unwrap();
+    let before = content.split("ping\n").next().unwrap_or_default();
     assert!(before.len() < 10 * "x\n".len(), "{content:?}");
 }
 
