@@ -3,8 +3,9 @@
 use fastly::http::request::SendError;
 use fastly::{Body, Response};
 use grip::cache::{Entry, client_answer, hub_headers};
+use grip::fields::GRIPLINE_STALE;
 use grip::instruct::Status;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::log;
@@ -13,8 +14,6 @@ use crate::visitor::Visitor;
 
 /// Says where an answer comes from.
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-/// Tells the hub that an answer is a backup copy, whose ids may be older than its history.
-const GRIPLINE_STALE: HeaderName = HeaderName::from_static("gripline-stale");
 
 /// Where an answer comes from; the value of `X-Cache`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +76,7 @@ pub(crate) fn origin_failed(error: &SendError) -> Answer {
     text(StatusCode::BAD_GATEWAY, "Error while proxying to origin.")
 }
 
-/// What is stored.
+/// What is stored; for HEAD without the body.
 pub(crate) fn stored(
     entry: &Entry,
     body: Vec<u8>,
@@ -88,24 +87,6 @@ pub(crate) fn stored(
     let mut headers = entry.headers.clone();
     headers.insert(AGE, age.into());
     shown(entry.status, &headers, Body::from(body), source, visitor)
-}
-
-/// What is stored, for HEAD: with the length of the body that GET would get.
-pub(crate) fn stored_head(
-    entry: &Entry,
-    length: u64,
-    source: Source,
-    visitor: Visitor,
-    age: u64,
-) -> Answer {
-    let mut headers = entry.headers.clone();
-    headers.insert(AGE, age.into());
-    let Answer(mut response) = shown(entry.status, &headers, Body::new(), source, visitor);
-    // A hold is refused with a text; that one has no length to be told of another body.
-    if response.get_status() == entry.status {
-        response.set_header(CONTENT_LENGTH, length.to_string());
-    }
-    Answer(response)
 }
 
 /// The origin's response to a request that was passed on.

@@ -108,9 +108,9 @@ impl Serving<'_> {
             return self.pass();
         };
         match decide(Some(entry), found.is_stale(), false, now()) {
-            Step::Deliver => answer::stored_head(
+            Step::Deliver => answer::stored(
                 entry,
-                found.known_length().unwrap_or_default(),
+                Vec::new(),
                 Source::Hit,
                 self.visitor,
                 entry.age(now()),
@@ -255,25 +255,29 @@ impl Serving<'_> {
     fn insert(&self, transaction: Transaction, storage: &Storage, metadata: &Bytes, body: &[u8]) {
         // The platform keeps the object findable for both windows; `decide` knows their borders.
         let stale = storage.stale_while_revalidate.max(storage.stale_if_error);
-        let inserted = transaction
+        let mut builder = transaction
             .insert(Duration::from_secs(storage.ttl))
             .initial_age(Duration::from_secs(storage.initial_age))
             .stale_while_revalidate(Duration::from_secs(stale))
-            .vary_by(&storage.vary)
             .surrogate_keys(storage.surrogate_keys.iter().map(String::as_str))
             .known_length(body.len() as u64)
-            .user_metadata(metadata.clone())
-            .execute();
-        finish(inserted, body, "insert_failed");
+            .user_metadata(metadata.clone());
+        // Viceroy refuses an empty list of names.
+        if !storage.vary.is_empty() {
+            builder = builder.vary_by(&storage.vary);
+        }
+        finish(builder.execute(), body, "insert_failed");
         let Some(backup) = &storage.backup else {
             return;
         };
         let key = CacheKey::from(backup_of(&self.lookup.key));
         let mut builder = core::insert(key, Duration::from_secs(backup.ttl))
-            .vary_by(&storage.vary)
             .surrogate_keys(backup.surrogate_keys.iter().map(String::as_str))
             .known_length(body.len() as u64)
             .user_metadata(metadata.clone());
+        if !storage.vary.is_empty() {
+            builder = builder.vary_by(&storage.vary);
+        }
         for (name, value) in self.vary_values() {
             builder = builder.header(name, value);
         }

@@ -16,7 +16,8 @@ pub(crate) fn event(name: &str, fields: &[(&str, &str)]) {
         line.insert((*field).to_owned(), (*value).into());
     }
     if let Ok(mut endpoint) = Endpoint::try_from_name("gripline") {
-        // Nobody could be told that the log is full.
-        let _ = writeln!(endpoint, "{}", Value::Object(line));
+        // One write is one line. Nobody could be told that the log is full.
+        let line = Value::Object(line).to_string();
+        let _ = endpoint.write_all(line.as_bytes());
     }
 }

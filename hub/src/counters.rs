@@ -68,6 +68,8 @@ counters! {
     origin_errors: "gripline_origin_errors_total", "counter";
     /// Responses whose GRIP instructions could not be followed.
     instruct_errors: "gripline_instruct_errors_total", "counter";
+    /// Answers that the edge took from a backup copy, because the origin fails.
+    stale_answers: "gripline_stale_answers_total", "counter";
     /// Streams held open.
     held_streams: "gripline_held_streams", "gauge";
     /// Requests held for an answer.

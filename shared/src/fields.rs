@@ -13,6 +13,10 @@ pub const GRIP_CHANNEL: HeaderName = HeaderName::from_static("grip-channel");
 /// GRIP `Grip-Last`: the last ids a client has seen, on retries and link requests.
 pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 
+/// `Gripline-Stale`: the edge's word to the hub that an answer is a backup copy, whose ids may be
+/// older than the hub's history.
+pub const GRIPLINE_STALE: HeaderName = HeaderName::from_static("gripline-stale");
+
 /// The value of `Grip-Feature`: the GRIP features that work through this hub and edge.
 ///
 /// Libraries split it at a comma and one space.

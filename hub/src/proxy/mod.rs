@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use grip::UnixTime;
+use grip::fields::GRIPLINE_STALE;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -179,7 +180,7 @@ impl Proxy {
         }
         let OriginRequest { request, asked } =
             request::to_origin(request, peer, &self.config, unix_now());
-        let response = self.client.request(request).await.map_err(|error| {
+        let mut response = self.client.request(request).await.map_err(|error| {
             if asked.body.has_failed() {
                 ProxyError::ClientBody
             } else if error.is_connect() {
@@ -189,6 +190,9 @@ impl Proxy {
                 ProxyError::Origin
             }
         })?;
+        if response.headers_mut().remove(GRIPLINE_STALE).is_some() {
+            self.counters.stale_answers.increment();
+        }
         if grip::instruct::is_instruct(response.headers()) {
             response::follow(response, &asked, &self.config).await
         } else {
