@@ -13,7 +13,7 @@ use fastly::{Body, Request, Response};
 use grip::cache::{
     Entry, EntryKind, Fallback, Lookup, NotStored, Step, Storage, backup_of, decide, storage,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::answer::{self, Answer, Source};
 use crate::config::Edge;
@@ -78,8 +78,8 @@ impl Serving<'_> {
 
     fn transaction(&self) -> Result<Transaction, CacheError> {
         let mut builder = Transaction::lookup(self.key()).timeout(self.edge.collapse_wait);
-        for (name, value) in self.vary_values() {
-            builder = builder.header(name, value);
+        for name in self.vary_names() {
+            builder = builder.header_values(name, self.request.get_header_all(name));
         }
         builder.execute()
     }
@@ -88,19 +88,17 @@ impl Serving<'_> {
         CacheKey::from(self.lookup.key.clone())
     }
 
-    /// The request headers that stored answers may vary by.
-    fn vary_values(&self) -> Vec<(&HeaderName, &HeaderValue)> {
+    /// The headers of this request that stored answers may vary by.
+    fn vary_names(&self) -> impl Iterator<Item = &HeaderName> {
         let names = self.edge.policy.vary.iter();
-        names
-            .filter_map(|name| Some((name, self.request.get_header(name)?)))
-            .collect()
+        names.filter(|name| self.request.contains_header(*name))
     }
 
     /// HEAD reads what GET has stored; it never fills, because it brings no body.
     fn head(&self) -> Answer {
         let mut builder = core::lookup(self.key());
-        for (name, value) in self.vary_values() {
-            builder = builder.header(name, value);
+        for name in self.vary_names() {
+            builder = builder.header_values(name, self.request.get_header_all(name));
         }
         let found = builder.execute().ok().flatten();
         let entry = found.as_ref().and_then(entry_of);
@@ -278,8 +276,8 @@ impl Serving<'_> {
         if !storage.vary.is_empty() {
             builder = builder.vary_by(&storage.vary);
         }
-        for (name, value) in self.vary_values() {
-            builder = builder.header(name, value);
+        for name in self.vary_names() {
+            builder = builder.header_values(name, self.request.get_header_all(name));
         }
         finish(builder.execute(), body, "backup_failed");
     }
@@ -287,8 +285,8 @@ impl Serving<'_> {
     /// The copy that ordinary purges have left alone.
     fn backup(&self) -> Option<Answer> {
         let mut builder = core::lookup(CacheKey::from(backup_of(&self.lookup.key)));
-        for (name, value) in self.vary_values() {
-            builder = builder.header(name, value);
+        for name in self.vary_names() {
+            builder = builder.header_values(name, self.request.get_header_all(name));
         }
         let found = builder.execute().ok().flatten()?;
         let entry = entry_of(&found)?;

@@ -26,6 +26,7 @@ use fastly::Request;
 use grip::UnixTime;
 use grip::cache::{PassReason, RequestKind, classify};
 use http::StatusCode;
+use http::header::HOST;
 
 use answer::Answer;
 use config::Edge;
@@ -79,10 +80,11 @@ fn kind_of(request: &Request, policy: &grip::cache::Policy) -> RequestKind {
         None => path.to_owned(),
     };
     let headers = origin::headers_of(request.get_headers());
-    let host = request.get_header_str("host").unwrap_or_default();
+    // The SDK's own conversion to text panics where this says that it is none.
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     classify(
         request.get_method(),
-        host,
+        host.unwrap_or_default(),
         path,
         &path_and_query,
         &headers,

@@ -92,8 +92,8 @@ fn authorize(request: &Request, body: &[u8], edge: &Edge) -> Result<(), String> 
             .ok_or_else(|| "the Fastly-Key is not valid".to_owned());
     }
     let token = request
-        .get_header_str(AUTHORIZATION)
-        .and_then(|value| value.strip_prefix("Bearer "))
+        .get_header(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
         .ok_or("a bearer token or a Fastly-Key is needed")?;
     let key = edge
         .purge_key
