@@ -110,10 +110,9 @@ pub(crate) fn shown(
             Ok(answer) => answer,
             Err(refusal) => {
                 log::event("instruction_withheld", &[("reason", &refusal.to_string())]);
-                return text(
-                    StatusCode::NOT_IMPLEMENTED,
-                    &format!("Not available here: {refusal}."),
-                );
+                let reason = format!("Not available here: {refusal}.");
+                return text(StatusCode::NOT_IMPLEMENTED, &reason)
+                    .with_header(X_CACHE, source.as_str());
             }
         },
     };
