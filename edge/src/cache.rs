@@ -11,7 +11,8 @@ use bytes::Bytes;
 use fastly::cache::core::{self, CacheError, CacheKey, Found, Transaction};
 use fastly::{Body, Request, Response};
 use grip::cache::{
-    Entry, EntryKind, Fallback, Lookup, NotStored, Step, Storage, backup_of, decide, storage,
+    Entry, EntryKind, Fallback, Lookup, Marking, NotStored, Step, Storage, backup_of, decide,
+    marking, storage,
 };
 use http::{HeaderMap, HeaderName, StatusCode};
 
@@ -160,7 +161,7 @@ impl Serving<'_> {
             transaction,
             EntryKind::FailureMarker,
             self.edge.fail_ttl,
-            &[],
+            &Marking::default(),
         );
         backup.unwrap_or_else(|| failure.answer(self.visitor))
     }
@@ -226,14 +227,14 @@ impl Serving<'_> {
                             storage.initial_age,
                         );
                     }
-                    Err(_) => (NotStored::Headers, storage.surrogate_keys, Body::from(body)),
+                    Err(_) => (NotStored::Headers, Body::from(body)),
                 }
             }
-            (Ok(storage), Complete::No(body)) => (NotStored::Size, storage.surrogate_keys, body),
-            (Err(reason), Complete::Yes(body)) => (reason, Vec::new(), Body::from(body)),
-            (Err(reason), Complete::No(body)) => (reason, Vec::new(), body),
+            (Ok(_), Complete::No(body)) => (NotStored::Size, body),
+            (Err(reason), Complete::Yes(body)) => (reason, Body::from(body)),
+            (Err(reason), Complete::No(body)) => (reason, body),
         };
-        let (reason, keys, body) = kept;
+        let (reason, body) = kept;
         log::event(
             "not_stored",
             &[
@@ -241,11 +242,12 @@ impl Serving<'_> {
                 ("path", self.request.get_path()),
             ],
         );
+        let marking = marking(&headers, self.lookup, &self.edge.policy);
         mark(
             transaction,
             EntryKind::PassMarker,
             self.edge.pass_ttl,
-            &keys,
+            &marking,
         );
         answer::shown(status, &headers, body, Source::Pass, self.visitor)
     }
@@ -296,18 +298,20 @@ impl Serving<'_> {
 }
 
 /// Inserts nothing under the key, so that nobody waits for somebody else's answer in vain.
-fn mark(transaction: Transaction, kind: EntryKind, ttl: u64, keys: &[String]) {
+fn mark(transaction: Transaction, kind: EntryKind, ttl: u64, marking: &Marking) {
     let marker = Entry::marker(kind, now(), ttl);
     let Ok(metadata) = marker.encode() else {
         return;
     };
-    let inserted = transaction
+    let mut builder = transaction
         .insert(Duration::from_secs(ttl))
-        .surrogate_keys(keys.iter().map(String::as_str))
+        .surrogate_keys(marking.surrogate_keys.iter().map(String::as_str))
         .known_length(0)
-        .user_metadata(metadata)
-        .execute();
-    finish(inserted, &[], "marker_failed");
+        .user_metadata(metadata);
+    if !marking.vary.is_empty() {
+        builder = builder.vary_by(&marking.vary);
+    }
+    finish(builder.execute(), &[], "marker_failed");
 }
 
 /// A response as it is going to be answered.

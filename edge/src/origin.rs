@@ -1,6 +1,7 @@
 //! Requests to the origin.
 
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use fastly::http::request::SendError;
 use fastly::{Body, Request, Response};
@@ -84,24 +85,33 @@ fn forward_for(headers: &mut HeaderMap, request: &Request) {
     }
 }
 
+/// How long a body is waited for. All who wait for the same answer wait as long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes read at once.
+const CHUNK: usize = 16 * 1024;
+
 /// What was read of a body.
 pub(crate) enum Complete {
     /// All of it.
     Yes(Vec<u8>),
-    /// More than was allowed: what was read, and the rest behind it.
+    /// It is too long, or takes too long: what was read, and the rest behind it.
     No(Body),
 }
 
-/// Reads a body to its end, unless it is longer than `limit`.
+/// Reads a body to its end, unless it is longer than `limit` or takes longer than [`PATIENCE`]: a
+/// stream may never end, and its reader shall see its beginning.
 ///
 /// # Errors
 /// When the origin breaks off.
 pub(crate) fn complete(mut body: Body, limit: usize) -> std::io::Result<Complete> {
+    let began = Instant::now();
     let mut read = Vec::new();
-    let more = (limit as u64).saturating_add(1);
-    (&mut body).take(more).read_to_end(&mut read)?;
-    if read.len() <= limit {
-        return Ok(Complete::Yes(read));
+    let mut chunk = vec![0; CHUNK];
+    while read.len() <= limit && began.elapsed() < PATIENCE {
+        match body.read(&mut chunk)? {
+            0 => return Ok(Complete::Yes(read)),
+            length => read.extend_from_slice(&chunk[..length]),
+        }
     }
     let mut whole = Body::from(read);
     whole.append(body);

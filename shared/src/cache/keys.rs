@@ -4,8 +4,8 @@ use sha2::{Digest as _, Sha256};
 
 /// The surrogate key of every stored answer.
 pub const EVERYTHING_KEY: &str = "gl-all";
-/// The surrogate key of every backup copy. Backups have no other keys but their channels', so an
-/// ordinary purge leaves them.
+/// The surrogate key of every backup copy. Backups have keys of their own only, so an ordinary purge
+/// leaves them.
 pub const BACKUP_KEY: &str = "gl-backup";
 
 /// Begins every key of ours; origins may not use it.
@@ -44,9 +44,15 @@ pub fn channel_key(channel: &str) -> String {
     named("gl-ch:", "gl-chx:", channel)
 }
 
-/// The surrogate key of all backup copies that subscribe to this channel.
-pub fn backup_channel_key(channel: &str) -> String {
-    named("gl-backup-ch:", "gl-backup-chx:", channel)
+/// The surrogate key of the backup copies of all answers with this surrogate key.
+pub fn backup_key(surrogate_key: &str) -> String {
+    if surrogate_key == EVERYTHING_KEY {
+        return BACKUP_KEY.to_owned();
+    }
+    match surrogate_key.strip_prefix(RESERVED) {
+        Some(name) => format!("{BACKUP_KEY}-{name}"),
+        None => named("gl-backup-key:", "gl-backup-keyx:", surrogate_key),
+    }
 }
 
 /// The surrogate key of all answers of this host.
@@ -99,7 +105,16 @@ mod tests {
         let long = channel_key(&"x".repeat(201));
         assert_eq!(long.len(), "gl-chx:".len() + 32);
         assert_ne!(long, channel_key(&"y".repeat(201)));
-        assert_eq!(backup_channel_key("a"), "gl-backup-ch:a");
+    }
+
+    #[test]
+    fn backups_have_keys_of_their_own() {
+        assert_eq!(backup_key(EVERYTHING_KEY), BACKUP_KEY);
+        assert_eq!(backup_key(&channel_key("a b")), "gl-backup-ch:a%20b");
+        assert_eq!(backup_key(&host_key("h")), "gl-backup-host:h");
+        assert_eq!(backup_key("k%"), "gl-backup-key:k%25");
+        let long = backup_key(&"k".repeat(1024));
+        assert_eq!(long.len(), "gl-backup-keyx:".len() + 32);
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl PurgeRequest {
     pub const MAX_BYTES: usize = MAX_BYTES;
 
     /// Reads the body: `{"channels": ["a"], "keys": ["k"], "soft": false, "backup": false}`, every
-    /// member optional. `backup` purges the channels' backup copies too.
+    /// member optional. `backup` purges the backup copies too.
     ///
     /// # Errors
     /// The first mistake; nothing may be purged then.
@@ -110,14 +110,14 @@ impl PurgeRequest {
             .iter()
             .map(|channel| keys::channel_key(channel))
             .collect();
-        if body.backup {
-            surrogate_keys.extend(
-                body.channels
-                    .iter()
-                    .map(|channel| keys::backup_channel_key(channel)),
-            );
-        }
         surrogate_keys.extend(body.keys);
+        if body.backup {
+            let backup_keys: Vec<String> = surrogate_keys
+                .iter()
+                .map(|key| keys::backup_key(key))
+                .collect();
+            surrogate_keys.extend(backup_keys);
+        }
         Ok(Self {
             surrogate_keys,
             entries,
@@ -143,7 +143,7 @@ mod tests {
                 .unwrap();
         assert_eq!(
             request.surrogate_keys,
-            ["gl-ch:a%20b", "gl-backup-ch:a%20b", "k"]
+            ["gl-ch:a%20b", "k", "gl-backup-ch:a%20b", "gl-backup-key:k"]
         );
         assert_eq!((request.entries, request.mode), (2, PurgeMode::Soft));
         let request = PurgeRequest::parse(b"{}").unwrap();

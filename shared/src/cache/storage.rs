@@ -11,7 +11,7 @@ use super::{Lookup, Policy, keys};
 use crate::Limits;
 use crate::UnixTime;
 use crate::fields::GRIP_HOLD;
-use crate::instruct::Instruct;
+use crate::instruct::{self, Instruct};
 
 pub(super) const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 pub(super) const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
@@ -47,6 +47,15 @@ pub struct Backup {
     pub surrogate_keys: Vec<String>,
 }
 
+/// How the marker is stored that says that answers to a key are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marking {
+    /// The request headers that chose the answer: another choice may well be stored.
+    pub vary: Vec<HeaderName>,
+    /// What the answer would have been purged by.
+    pub surrogate_keys: Vec<String>,
+}
+
 /// Why an answer is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotStored {
@@ -78,6 +87,10 @@ pub enum NotStored {
     Headers,
     /// Its instructions cannot be followed.
     Instruct,
+    /// Its instructions are in the body, where the channels to purge it by are not looked for.
+    InstructBody,
+    /// Its instructions tell one client from another.
+    ForOneClient,
 }
 
 impl NotStored {
@@ -98,6 +111,8 @@ impl NotStored {
             Self::SurrogateKeys => "surrogate-keys",
             Self::Headers => "headers",
             Self::Instruct => "instruct",
+            Self::InstructBody => "instruct-body",
+            Self::ForOneClient => "for-one-client",
         }
     }
 }
@@ -120,13 +135,21 @@ pub fn storage(
     let vary = vary(headers, policy)?;
     let instruct =
         Instruct::from_headers(headers, &Limits::default()).map_err(|_| NotStored::Instruct)?;
+    // A link that reports one client's end, or a user's name, would be said of everybody.
+    if instruct.gone_link.is_some() || instruct.meta.contains_key("user") {
+        return Err(NotStored::ForOneClient);
+    }
     let channels: Vec<&str> = instruct
         .channels
         .iter()
         .map(|channel| channel.name.as_str())
         .collect();
     let surrogate_keys = surrogate_keys(headers, &channels, &lookup.host)?;
-    let backup = (freshness.stale_if_error > 0).then(|| backup(&freshness, &channels, policy));
+    let backup = if freshness.stale_if_error > 0 {
+        Some(backup(&freshness, &surrogate_keys, policy)?)
+    } else {
+        None
+    };
     Ok(Storage {
         ttl: freshness.ttl,
         stale_while_revalidate: freshness.stale_while_revalidate,
@@ -136,6 +159,27 @@ pub fn storage(
         surrogate_keys,
         backup,
     })
+}
+
+/// How to mark that this answer is not stored, whatever the reason.
+pub fn marking(headers: &HeaderMap, lookup: &Lookup, policy: &Policy) -> Marking {
+    let instruct = Instruct::from_headers(headers, &Limits::default());
+    let channels = instruct.map_or_else(|_| Vec::new(), |instruct| instruct.channels);
+    let channels: Vec<&str> = channels
+        .iter()
+        .map(|channel| channel.name.as_str())
+        .collect();
+    let few_keys = |_| {
+        vec![
+            keys::EVERYTHING_KEY.to_owned(),
+            keys::host_key(&lookup.host),
+        ]
+    };
+    Marking {
+        // What varies by anything else is stored for nobody.
+        vary: vary(headers, policy).unwrap_or_default(),
+        surrogate_keys: surrogate_keys(headers, &channels, &lookup.host).unwrap_or_else(few_keys),
+    }
 }
 
 fn check_status(status: StatusCode, headers: &HeaderMap, lookup: &Lookup) -> Result<(), NotStored> {
@@ -171,6 +215,8 @@ fn check_headers(headers: &HeaderMap, policy: &Policy) -> Result<(), NotStored> 
         Err(NotStored::Encoding)
     } else if is_events {
         Err(NotStored::WebSocketEvents)
+    } else if instruct::has_instruct_type(headers) {
+        Err(NotStored::InstructBody)
     } else if length.is_some_and(|length| length > policy.max_body) {
         Err(NotStored::Size)
     } else {
@@ -283,6 +329,10 @@ fn surrogate_keys(
         .filter(|key| is_surrogate_key(key) && !key.starts_with(keys::RESERVED))
         .map(str::to_owned);
     keys.extend(stated);
+    checked(keys)
+}
+
+fn checked(mut keys: Vec<String>) -> Result<Vec<String>, NotStored> {
     keys.sort_unstable();
     keys.dedup();
     if keys.iter().map(|key| key.len() + 1).sum::<usize>() > MAX_SURROGATE_KEYS {
@@ -296,19 +346,17 @@ pub(super) fn is_surrogate_key(key: &str) -> bool {
     (1..=MAX_SURROGATE_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn backup(freshness: &Freshness, channels: &[&str], policy: &Policy) -> Backup {
-    let mut surrogate_keys = vec![keys::BACKUP_KEY.to_owned()];
-    surrogate_keys.extend(
-        channels
-            .iter()
-            .map(|channel| keys::backup_channel_key(channel)),
-    );
-    surrogate_keys.sort_unstable();
-    surrogate_keys.dedup();
-    Backup {
-        ttl: (freshness.ttl + freshness.stale_if_error).max(policy.backup_ttl),
-        surrogate_keys,
-    }
+fn backup(
+    freshness: &Freshness,
+    surrogate_keys: &[String],
+    policy: &Policy,
+) -> Result<Backup, NotStored> {
+    let surrogate_keys = surrogate_keys.iter().map(|key| keys::backup_key(key));
+    let ttl = freshness.ttl.saturating_add(freshness.stale_if_error);
+    Ok(Backup {
+        ttl: ttl.max(policy.backup_ttl),
+        surrogate_keys: checked(surrogate_keys.collect())?,
+    })
 }
 
 #[cfg(test)]
@@ -443,7 +491,13 @@ mod tests {
         assert_eq!(backup.ttl, 5010);
         assert_eq!(
             backup.surrogate_keys,
-            ["gl-backup", "gl-backup-ch:a", "gl-backup-ch:b"]
+            [
+                "gl-backup",
+                "gl-backup-ch:a",
+                "gl-backup-ch:b",
+                "gl-backup-host:example.com",
+                "gl-backup-key:mine"
+            ]
         );
         assert!(
             !storage
@@ -480,6 +534,21 @@ mod tests {
         check_refused(200, ("vary", "*"), NotStored::Vary);
         check_refused(200, ("vary", "Accept, Cookie"), NotStored::Vary);
         check_refused(200, ("grip-hold", "x"), NotStored::Instruct);
+        check_refused(
+            200,
+            ("content-type", "application/grip-instruct"),
+            NotStored::InstructBody,
+        );
+        check_refused(
+            200,
+            ("grip-link", "</g>; rel=gone"),
+            NotStored::ForOneClient,
+        );
+        check_refused(
+            200,
+            ("grip-set-meta", "user=\"alice\""),
+            NotStored::ForOneClient,
+        );
     }
 
     #[test]
@@ -523,6 +592,52 @@ mod tests {
             "two",
         ];
         assert_eq!(storage.surrogate_keys, expected);
+    }
+
+    fn lookup_of_host_h() -> Lookup {
+        Lookup {
+            key: Vec::new(),
+            host: "h".to_owned(),
+            has_validator: false,
+            is_head: false,
+        }
+    }
+
+    #[test]
+    fn a_marker_stands_for_one_variant_and_goes_with_its_channels() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("vary", "Accept"),
+            ("grip-channel", "a"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let lookup = lookup_of_host_h();
+        let marked = marking(&headers, &lookup, &Policy::default());
+        assert_eq!(marked.vary, ["accept"]);
+        assert_eq!(marked.surrogate_keys, ["gl-all", "gl-ch:a", "gl-host:h"]);
+        headers.append("vary", HeaderValue::from_static("Cookie"));
+        headers.append("grip-hold", HeaderValue::from_static("nonsense"));
+        let marked = marking(&headers, &lookup, &Policy::default());
+        assert!(marked.vary.is_empty());
+        assert_eq!(marked.surrogate_keys, ["gl-all", "gl-host:h"]);
+    }
+
+    #[test]
+    fn more_keys_than_the_platform_accepts_are_not_stored() {
+        let key = "k".repeat(1000);
+        let mut headers = HeaderMap::new();
+        headers.insert("cache-control", HeaderValue::from_static("max-age=60"));
+        for number in 0..17 {
+            let key = HeaderValue::from_str(&format!("{key}{number}")).unwrap();
+            headers.append("surrogate-key", key);
+        }
+        let lookup = lookup_of_host_h();
+        let stored = storage(StatusCode::OK, &headers, &lookup, &Policy::default(), NOW);
+        assert_eq!(stored, Err(NotStored::SurrogateKeys));
+        let marked = marking(&headers, &lookup, &Policy::default());
+        assert_eq!(marked.surrogate_keys, ["gl-all", "gl-host:h"]);
     }
 
     #[test]
