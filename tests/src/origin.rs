@@ -139,31 +139,30 @@ impl Answer {
         self.step(Step::Wait(gate))
     }
 
-    /// Waits until so many requests wait here at the same time.
+    /// The same answer, but nothing of it is sent before `count` requests wait for it.
     #[must_use]
-    pub fn gathering(self, count: usize) -> Self {
-        self.step(Step::Gather(Arc::new(Barrier::new(count))))
-    }
-
-    /// The same answer, but nothing of it is sent before `count` requests have come.
-    #[must_use]
-    pub fn after_gathering(mut self, count: usize) -> Self {
+    pub fn after_gathering(self, count: usize) -> Self {
         let barrier = Arc::new(Barrier::new(count));
-        self.steps.insert(0, Step::Gather(barrier));
-        self
+        self.before_sending(Step::Gather(barrier))
     }
 
     /// The same answer, but nothing of it is sent before the gate is open.
     #[must_use]
-    pub fn after(mut self, gate: &Gate) -> Self {
-        self.steps.insert(0, Step::Wait(gate.clone()));
-        self
+    pub fn after(self, gate: &Gate) -> Self {
+        self.before_sending(Step::Wait(gate.clone()))
     }
 
     /// Closes the connection.
     #[must_use]
     pub fn close(self) -> Self {
         self.step(Step::Close)
+    }
+
+    fn before_sending(mut self, step: Step) -> Self {
+        let is_send = |step: &Step| matches!(step, Step::Send(_));
+        let index = self.steps.iter().position(is_send);
+        self.steps.insert(index.unwrap_or(self.steps.len()), step);
+        self
     }
 
     fn step(mut self, step: Step) -> Self {
