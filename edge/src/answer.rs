@@ -60,6 +60,7 @@ impl Answer {
 pub(crate) fn text(status: StatusCode, text: &str) -> Answer {
     let response = Response::from_status(status)
         .with_header(CONTENT_TYPE, "text/plain")
+        .with_header(X_CACHE, Source::Pass.as_str())
         .with_body(format!("{text}\n"));
     Answer(response)
 }
@@ -111,8 +112,7 @@ pub(crate) fn shown(
             Err(refusal) => {
                 log::event("instruction_withheld", &[("reason", &refusal.to_string())]);
                 let reason = format!("Not available here: {refusal}.");
-                return text(StatusCode::NOT_IMPLEMENTED, &reason)
-                    .with_header(X_CACHE, source.as_str());
+                return text(refusal.status(), &reason).with_header(X_CACHE, source.as_str());
             }
         },
     };

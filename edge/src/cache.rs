@@ -128,17 +128,10 @@ impl Serving<'_> {
     }
 
     fn stored(&self, (found, entry): (&Found, &Entry), source: Source) -> Answer {
-        match found.to_stream() {
-            // Small bodies leave in one piece with their length; streaming them would be slower.
-            Ok(body) => answer::stored(
-                entry,
-                body.into_bytes(),
-                source,
-                self.visitor,
-                entry.age(now()),
-            ),
+        match body_of(found) {
+            Ok(body) => answer::stored(entry, body, source, self.visitor, entry.age(now())),
             Err(error) => {
-                log::event("object_unreadable", &[("error", &error.to_string())]);
+                log::event("object_unreadable", &[("error", &error)]);
                 self.pass()
             }
         }
@@ -361,6 +354,14 @@ fn entry_of(found: &Found) -> Option<Entry> {
         log::event("bad_entry", &[("error", &error.to_string())]);
     }
     entry.ok()
+}
+
+/// All of a stored body: in one piece and with its length it leaves faster than as a stream.
+fn body_of(found: &Found) -> Result<Vec<u8>, String> {
+    let mut stream = found.to_stream().map_err(|error| error.to_string())?;
+    let mut body = Vec::new();
+    std::io::Read::read_to_end(&mut stream, &mut body).map_err(|error| error.to_string())?;
+    Ok(body)
 }
 
 /// Writes a complete body. An object that cannot be stored is logged; the answer does not need it.

@@ -12,6 +12,13 @@ use serde::Deserialize;
 const STORE: &str = "gripline";
 /// The one key in the config store: lookups are few, so all settings are one JSON object.
 const KEY: &str = "edge";
+/// Secrets: the one that signs and verifies `Grip-Sig`, and the one that verifies purges.
+const GRIP: &str = "grip-key";
+const PURGE: &str = "purge-key";
+/// Names that the platform lets one object vary by.
+const MAX_VARY: usize = 8;
+/// Bytes of a stored body that the module's memory of 128 MB has room for, copies included.
+const MAX_BODY: usize = 16 << 20;
 
 /// The managed service's public key, the same for all of its customers.
 const FANOUT_X: &str = "CKo5A1ebyFcnmVV8SE5On-8G81JyBjSvcrx4VLetWCg";
@@ -77,15 +84,17 @@ enum Resume {
 /// Why the edge cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("there is no config store {STORE:?}")]
+    #[error("there is no config store {STORE:?}; link one to this service, with key {KEY:?}")]
     NoConfigStore,
-    #[error("the config store {STORE:?} has no key {KEY:?}; {{}} takes all defaults")]
+    #[error("the config store {STORE:?} has no key {KEY:?}; the value {{}} takes all defaults")]
     NoConfig,
     #[error("the key {KEY:?} in the config store {STORE:?} is not valid: {0}")]
     Invalid(String),
-    #[error("there is no secret store {STORE:?}")]
+    #[error("there is no secret store {STORE:?}; link one to this service, with secret {GRIP:?}")]
     NoSecretStore,
-    #[error("the secret store {STORE:?} has no secret {0:?}, or it is empty")]
+    #[error(
+        "the secret store {STORE:?} has no secret {0:?}, or it is empty; it must be the hub's sig-key"
+    )]
     NoSecret(&'static str),
     #[error("the secret {0:?} cannot be used: {1}")]
     Secret(&'static str, KeyError),
@@ -103,15 +112,14 @@ impl Edge {
         let settings: Settings =
             serde_json::from_str(&json).map_err(|error| ConfigError::Invalid(error.to_string()))?;
         let secrets = SecretStore::open(STORE).map_err(|_| ConfigError::NoSecretStore)?;
-        let grip_secret = secret(&secrets, "grip-key")?.ok_or(ConfigError::NoSecret("grip-key"))?;
-        let purge_key = match secret(&secrets, "purge-key")? {
+        let grip_secret = secret(&secrets, GRIP)?.ok_or(ConfigError::NoSecret(GRIP))?;
+        let purge_key = match secret(&secrets, PURGE)? {
             None => None,
             Some(secret) => Some(
-                VerifyingKey::hs256(&secret)
-                    .map_err(|error| ConfigError::Secret("purge-key", error))?,
+                VerifyingKey::hs256(&secret).map_err(|error| ConfigError::Secret(PURGE, error))?,
             ),
         };
-        let unusable = |error| ConfigError::Secret("grip-key", error);
+        let unusable = |error| ConfigError::Secret(GRIP, error);
         Ok(Self {
             proxies: proxies(
                 &settings,
@@ -166,6 +174,18 @@ fn proxies(settings: &Settings, hub_key: VerifyingKey) -> Vec<TrustedProxy> {
 
 fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
     let default = Policy::default();
+    let max_body = settings.max_body.unwrap_or(default.max_body);
+    if max_body > MAX_BODY {
+        let text = format!("max_body: {max_body} is too large, at most {MAX_BODY} is allowed");
+        return Err(ConfigError::Invalid(text));
+    }
+    if let Some(names) = &settings.vary
+        && names.len() > MAX_VARY
+    {
+        let found = names.len();
+        let text = format!("vary: {found} names are too many, at most {MAX_VARY} are allowed");
+        return Err(ConfigError::Invalid(text));
+    }
     let vary = match &settings.vary {
         None => default.vary,
         Some(names) => names
@@ -184,7 +204,7 @@ fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
             .unwrap_or(default.stale_while_revalidate),
         stale_if_error: settings.stale_if_error.unwrap_or(default.stale_if_error),
         max_ttl: settings.max_ttl.unwrap_or(default.max_ttl),
-        max_body: settings.max_body.unwrap_or(default.max_body),
+        max_body,
         backup_ttl: settings.backup_ttl.unwrap_or(default.backup_ttl),
         last_event_id: match settings.last_event_id {
             None | Some(Resume::Pass) => LastEventId::Pass,

@@ -50,7 +50,7 @@ fn main() {
         (Ok(edge), _) => edge,
         (Err(error), _) => {
             log::event("not_configured", &[("error", &error.to_string())]);
-            let text = format!("The edge is not configured: {error}.");
+            let text = format!("The edge is not configured: {error}. See docs/edge.md.");
             return answer::text(StatusCode::SERVICE_UNAVAILABLE, &text).send();
         }
     };

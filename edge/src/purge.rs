@@ -19,6 +19,8 @@ const FASTLY_KEY: &str = "fastly-key";
 /// Answers a purge request.
 pub(crate) fn handle(mut request: Request, edge: &Edge) -> Answer {
     if edge.purge_key.is_none() && !request.contains_header(FASTLY_KEY) {
+        let reason = "there is no secret purge-key, or it is empty";
+        log::event("purge_refused", &[("reason", reason), ("status", "404")]);
         return answer::text(StatusCode::NOT_FOUND, "Not Found");
     }
     if request.get_method() != Method::POST {

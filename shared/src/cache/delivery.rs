@@ -19,6 +19,17 @@ pub enum ClientRefusal {
     Instruct(#[from] InstructError),
 }
 
+impl ClientRefusal {
+    /// The status to say it with: a hold is beyond this edge, a bad instruction is the origin's
+    /// fault.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Hold => StatusCode::NOT_IMPLEMENTED,
+            Self::Instruct(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
 /// The headers for the hub: everything, instructions included, but what is for the edge.
 pub fn hub_headers(origin: &HeaderMap) -> HeaderMap {
     let mut headers = origin.clone();
@@ -118,9 +129,13 @@ mod tests {
         ] {
             assert_eq!(client(&[hold]), Err(ClientRefusal::Hold), "{hold:?}");
         }
-        assert!(matches!(
-            client(&[("grip-hold", "x")]),
-            Err(ClientRefusal::Instruct(_))
-        ));
+        assert_eq!(ClientRefusal::Hold.status(), StatusCode::NOT_IMPLEMENTED);
+    }
+
+    #[test]
+    fn a_bad_instruction_is_the_origins_fault() {
+        let refusal = client(&[("grip-hold", "x")]).unwrap_err();
+        assert!(matches!(refusal, ClientRefusal::Instruct(_)));
+        assert_eq!(refusal.status(), StatusCode::BAD_GATEWAY);
     }
 }
