@@ -2,8 +2,13 @@
 
 use std::net::SocketAddr;
 
+use grip::signature::{SigningKey, grip_sig, purge_token};
 use live_counter::stack::module;
 use live_counter::stack::viceroy::{Interrupt, Manifest, Options, Viceroy};
+
+use crate::client::{self, Response};
+use crate::hub::{SIG_ISS, SIG_KEY};
+use crate::now;
 
 /// The key that the edge purges for.
 pub const PURGE_KEY: &str = "changeme-too";
@@ -15,7 +20,7 @@ pub fn manifest(origin: &str) -> Manifest {
         .with_backend("origin", origin)
         .without_backend("hub")
         .without_backend("self")
-        .with_secret("grip-key", crate::hub::SIG_KEY)
+        .with_secret("grip-key", SIG_KEY)
         .with_secret("purge-key", PURGE_KEY)
 }
 
@@ -33,4 +38,28 @@ pub async fn start(manifest: Manifest) -> Viceroy {
     Viceroy::start(&options)
         .await
         .unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// A field with a signature such as the hub's.
+pub fn signed() -> String {
+    signed_with(SIG_KEY)
+}
+
+/// As [`signed`], with another key.
+pub fn signed_with(key: &str) -> String {
+    let key = SigningKey::hs256(key.as_bytes()).expect("the key is not empty");
+    format!("Grip-Sig: {}", grip_sig(&key, SIG_ISS, now()))
+}
+
+/// Sends a properly signed purge request.
+pub async fn purge(addr: SocketAddr, body: &str) -> Response {
+    let key = SigningKey::hs256(PURGE_KEY.as_bytes()).expect("the key is not empty");
+    let token = purge_token(&key, body.as_bytes(), now());
+    let authorization = format!("Authorization: Bearer {token}");
+    purge_as(addr, &[&authorization], body).await
+}
+
+/// Sends a purge request with these fields.
+pub async fn purge_as(addr: SocketAddr, fields: &[&str], body: &str) -> Response {
+    client::request(addr, "POST", "/.gripline/purge", fields, body).await
 }
