@@ -35,6 +35,17 @@ async fn fill(chain: &Chain) {
     }
 }
 
+/// Waits until the edge has logged an event so many times, which is how it counts.
+async fn until_logged(edge: &Viceroy, event: &str, count: usize) {
+    let pattern = format!("\"event\":\"{event}\"");
+    let logged = async {
+        while edge.log().matches(&pattern).count() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    e2e::within(event, logged).await;
+}
+
 #[tokio::test]
 async fn a_purge_is_by_channel_or_by_key() {
     let chain = start().await;
@@ -81,6 +92,10 @@ async fn a_backup_copy_goes_only_when_that_is_asked_for() {
 async fn purges_without_a_valid_signature_are_refused() {
     let chain = start().await;
     let edge = chain.edge.addr();
+    let fields = ["Grip-Hold: stream", "Grip-Channel: a"];
+    chain.origin.serve("/stream", Answer::ok(&fields, "hi\n"));
+    let mut held = chain.open("/stream").await;
+    held.stream_begins("hi\n").await;
     let body = json!({"keys": ["gl-all"]}).to_string();
     let key = SigningKey::hs256(PURGE_KEY.as_bytes()).expect("the key is not empty");
     let other_key = SigningKey::hs256(b"another").expect("the key is not empty");
@@ -126,6 +141,10 @@ async fn purges_without_a_valid_signature_are_refused() {
     for path in ["/a", "/b"] {
         assert_eq!(source(&chain.get(path).await), "hit");
     }
+    until_logged(&chain.edge, "purge_refused", 13).await;
+    chain.hub.publish_stream("a", "still here\n").await;
+    held.receives("still here\n").await;
+    fill(&chain).await;
     let authorization = format!("Authorization: Bearer {good}");
     let response = purge_as(edge, &[&authorization], &body).await;
     response.check(200, "{\"purged\":1}\n");
@@ -216,6 +235,7 @@ async fn check_not_configured(change: impl FnOnce(Manifest) -> Manifest, reason:
         check(client::get(edge.addr(), "/a", &fields).await);
     }
     check(purge(edge.addr(), "{}").await);
+    until_logged(&edge, "not_configured", 3).await;
     // Who looks can tell a module without configuration from none.
     client::get(edge.addr(), "/.gripline/health", &[])
         .await
