@@ -24,7 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fastly::Request;
 use grip::UnixTime;
-use grip::cache::{PassReason, RequestKind, classify};
+use grip::cache::{PassReason, RequestKind, classify, next_hop};
 use http::StatusCode;
 use http::header::HOST;
 
@@ -56,6 +56,11 @@ fn main() {
     };
     if kind == RequestKind::Purge {
         return purge::handle(request, &edge).send();
+    }
+    if next_hop(&origin::headers_of(request.get_headers())).is_none() {
+        log::event("loop", &[("path", request.get_path())]);
+        let text = "The edge's origin leads back to the edge.";
+        return answer::text(StatusCode::LOOP_DETECTED, text).send();
     }
     let visitor = Visitor::identify(&mut request, &edge);
     match kind {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fastly::http::request::SendError;
 use fastly::{Body, Request, Response};
-use grip::cache::{fill_headers, pass_headers};
+use grip::cache::{GRIPLINE_HOPS, fill_headers, next_hop, pass_headers};
 use grip::fields::{self, GRIP_FEATURE, GRIP_FEATURES, GRIP_SIG};
 use grip::signature::grip_sig;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -60,6 +60,9 @@ fn send(mut request: Request, headers: &HeaderMap, edge: &Edge) -> Result<Respon
     for (name, value) in headers {
         request.append_header(name, value);
     }
+    // A request that must go no further was refused before.
+    let hop = next_hop(headers).unwrap_or(u8::MAX);
+    request.set_header(GRIPLINE_HOPS, hop.to_string());
     // The platform's own cache would keep a second copy, out of reach of every rule here.
     request.set_pass(true);
     request.send(&*edge.origin)

@@ -249,6 +249,45 @@ mod tests {
     }
 
     #[test]
+    fn any_entry_is_read_back_and_any_bytes_are_survived() {
+        // A small generator, so that each run tries the same.
+        let mut state = 1_u64;
+        let mut next = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % below
+        };
+        for _ in 0..500 {
+            let mut headers = HeaderMap::new();
+            for _ in 0..next(8) {
+                let name = format!("x-{}", next(4));
+                let value: Vec<u8> = (0..next(40))
+                    .map(|_| 0x80 | u8::try_from(next(128)).unwrap())
+                    .collect();
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                headers.append(name, HeaderValue::from_bytes(&value).unwrap());
+            }
+            let entry = Entry {
+                ttl: next(u64::MAX),
+                headers,
+                ..entry()
+            };
+            let bytes = entry.encode().unwrap();
+            assert_eq!(Entry::decode(&bytes), Ok(entry));
+            let mut junk = bytes.to_vec();
+            for _ in 0..=next(4) {
+                let at = usize::try_from(next(junk.len() as u64)).unwrap();
+                junk[at] = u8::try_from(next(256)).unwrap();
+            }
+            // Either an error or another entry, and one that can be written again.
+            if let Ok(entry) = Entry::decode(&junk) {
+                assert!(entry.encode().is_ok());
+            }
+        }
+    }
+
+    #[test]
     fn an_entry_too_large_for_metadata_is_an_error() {
         let mut entry = entry();
         let long = HeaderValue::from_bytes(&[b'x'; MAX_ENCODED]).unwrap();

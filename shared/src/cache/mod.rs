@@ -20,7 +20,9 @@ pub use delivery::{ClientRefusal, client_answer, hub_headers};
 pub use entry::{Entry, EntryError, EntryKind};
 pub use keys::{BACKUP_KEY, EVERYTHING_KEY, backup_key, backup_of, channel_key, host_key};
 pub use purge::{PurgeBodyError, PurgeMode, PurgeRequest};
-pub use request::{Lookup, PassReason, RequestKind, classify, fill_headers, pass_headers};
+pub use request::{
+    GRIPLINE_HOPS, Lookup, PassReason, RequestKind, classify, fill_headers, next_hop, pass_headers,
+};
 pub use storage::{Backup, Marking, NotStored, Storage, marking, storage};
 
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, HeaderName, ORIGIN};

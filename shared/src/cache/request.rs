@@ -2,9 +2,9 @@
 
 use http::Method;
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderMap,
-    HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PRAGMA,
-    RANGE, UPGRADE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, FORWARDED,
+    HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, PRAGMA, RANGE, UPGRADE,
 };
 
 use super::directives::Directives;
@@ -13,7 +13,12 @@ use super::{LastEventId, Policy};
 use crate::fields::{self, GRIP_LAST};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FASTLY_KEY: HeaderName = HeaderName::from_static("fastly-key");
+/// `Gripline-Hops`: how many edges a request has passed; ours.
+pub const GRIPLINE_HOPS: HeaderName = HeaderName::from_static("gripline-hops");
+/// Edges that one request may pass. Two are usual where an edge holds through a hub that asks it again.
+const MAX_HOPS: u8 = 3;
 /// The path under which the edge answers for itself; nothing of it goes to the origin.
 const OWN_PATH: &str = "/.gripline";
 
@@ -133,6 +138,17 @@ pub fn classify(
     })
 }
 
+/// The value of [`GRIPLINE_HOPS`] to send on; absent: this request goes round in circles, because the
+/// edge's origin leads back to the edge.
+pub fn next_hop(headers: &HeaderMap) -> Option<u8> {
+    let passed = match headers.get(GRIPLINE_HOPS) {
+        None => 0,
+        // Only edges write it; what is no number cannot be trusted to be small.
+        Some(value) => value.to_str().ok()?.parse::<u8>().ok()?,
+    };
+    (passed < MAX_HOPS).then(|| passed + 1)
+}
+
 fn is_websocket_over_http(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
         let media_type = value.as_bytes().split(|byte| *byte == b';').next();
@@ -178,12 +194,15 @@ fn pass_reason(method: &Method, headers: &HeaderMap, policy: &Policy) -> Option<
 /// The headers of a request that fetches an answer for everybody: the client's, without what asks
 /// for another form of it, for a part of it, or speaks for this client's connection.
 pub fn fill_headers(client: &HeaderMap) -> HeaderMap {
-    const FOR_ONE_CLIENT: [HeaderName; 5] = [
+    const FOR_ONE_CLIENT: [HeaderName; 7] = [
         CACHE_CONTROL,
         PRAGMA,
         IF_MODIFIED_SINCE,
         RANGE,
         LAST_EVENT_ID,
+        // Another host than the key's: links made of it would be everybody's.
+        FORWARDED,
+        X_FORWARDED_HOST,
     ];
     let mut headers = pass_headers(client);
     fields::strip_grip(&mut headers);
@@ -337,6 +356,23 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_goes_round_in_circles_is_stopped() {
+        assert_eq!(next_hop(&HeaderMap::new()), Some(1));
+        for (value, expected) in [
+            ("0", Some(1)),
+            ("2", Some(3)),
+            ("3", None),
+            ("255", None),
+            ("256", None),
+            ("-1", None),
+            ("x", None),
+        ] {
+            let headers = headers(&[("gripline-hops", value)]);
+            assert_eq!(next_hop(&headers), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn a_fill_does_not_depend_on_who_asks() {
         let client = headers(&[
             ("accept", "text/event-stream"),
@@ -350,6 +386,7 @@ mod tests {
             ("connection", "x-hop"),
             ("x-hop", "1"),
             ("fastly-key", "secret"),
+            ("x-forwarded-host", "evil.example"),
         ]);
         let mut names: Vec<String> = fill_headers(&client)
             .keys()
