@@ -21,8 +21,10 @@ mod counters;
 mod engine;
 mod hub;
 mod listen;
+mod open_files;
 mod proxy;
 mod purge;
 mod shard;
 
 pub use hub::{Hub, StartError};
+pub use open_files::raise_open_files;

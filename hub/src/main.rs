@@ -41,8 +41,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut stop = Stop::new().context("cannot listen for signals")?;
     let (origin, is_random) = (config.origin.authority.clone(), config.signature.is_random);
+    let open_files = gripline_hub::raise_open_files();
     let hub = Hub::start(config)?;
-    tracing::info!(listen = %hub.listen_addr(), control = %hub.control_addr(), %origin, "hub runs");
+    tracing::info!(listen = %hub.listen_addr(), control = %hub.control_addr(), %origin, open_files, "hub runs");
     if is_random {
         tracing::warn!(
             "no sig-key is configured, so requests are signed with a random one: origins that check signatures will refuse them"
