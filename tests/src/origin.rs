@@ -210,6 +210,8 @@ impl fmt::Debug for Origin {
 impl Origin {
     /// Listens on a free port. Paths without an answer are 404.
     pub async fn start() -> Self {
+        // Every test has an origin, and a thousand clients in the same process.
+        gripline_hub::raise_open_files();
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port is free");
