@@ -15,7 +15,7 @@ use e2e::client::Client;
 use e2e::origin::{Answer, Origin};
 
 /// Each takes one open file here and one in the hub.
-const STREAMS: usize = 9000;
+const STREAMS: usize = 10_000;
 /// Streams that are set up at a time.
 const TOGETHER: usize = 100;
 

@@ -61,7 +61,7 @@ try {
   await Promise.all([first, second, third].map((page) => shows(page, begin + 3)));
 
   if (screenshot) {
-    await second.screenshot({ path: screenshot });
+    await second.screenshot({ path: screenshot, fullPage: true });
   }
 } finally {
   await browser.close();

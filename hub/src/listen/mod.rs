@@ -113,7 +113,6 @@ impl Connection {
             End::Hold(hold) => {
                 let handover = Handover {
                     stream,
-                    peer: self.peer,
                     input: joined(parts.read_buf, &unread),
                     hold,
                 };

@@ -43,14 +43,12 @@ struct Socket {
     generation: u32,
     /// Whether the last write was cut short, so that the next waits for [`Readiness::Writable`].
     is_blocked: bool,
-    /// What only a connection that is given back needs.
-    rest: Box<Rest>,
-}
-
-#[derive(Debug)]
-struct Rest {
-    peer: SocketAddr,
-    input: Vec<u8>,
+    /// What the client sent ahead; most send nothing.
+    #[expect(
+        clippy::box_collection,
+        reason = "idle connections pay for a pointer only"
+    )]
+    input: Option<Box<Vec<u8>>>,
 }
 
 /// All sockets that a shard holds, by connection.
@@ -85,7 +83,6 @@ impl HeldSet {
         &mut self,
         key: ConnectionKey,
         stream: tokio::net::TcpStream,
-        peer: SocketAddr,
         input: &Bytes,
     ) -> io::Result<()> {
         let mut stream = TcpStream::from_std(stream.into_std()?);
@@ -101,10 +98,7 @@ impl HeldSet {
             stream,
             generation: key.generation,
             is_blocked: false,
-            rest: Box::new(Rest {
-                peer,
-                input: input.to_vec(),
-            }),
+            input: (!input.is_empty()).then(|| Box::new(input.to_vec())),
         });
         self.len += 1;
         Ok(())
@@ -130,11 +124,9 @@ impl HeldSet {
             .deregister(&mut socket.stream)?;
         let stream = std::net::TcpStream::from(OwnedFd::from(socket.stream));
         let stream = tokio::net::TcpStream::from_std(stream)?;
-        Ok(Some((
-            stream,
-            socket.rest.peer,
-            Bytes::from(socket.rest.input),
-        )))
+        let peer = stream.peer_addr()?;
+        let input = socket.input.map(|input| Bytes::from(*input));
+        Ok(Some((stream, peer, input.unwrap_or_default())))
     }
 
     fn forget(&mut self, key: ConnectionKey) -> Option<Socket> {
@@ -256,10 +248,13 @@ impl Socket {
     /// Reads what the client sent, for later; false if it will send nothing more.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 2048];
-        while self.rest.input.len() < MAX_INPUT {
+        while self.input.as_ref().map_or(0, |input| input.len()) < MAX_INPUT {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return false,
-                Ok(count) => self.rest.input.extend_from_slice(&buffer[..count]),
+                Ok(count) => self
+                    .input
+                    .get_or_insert_default()
+                    .extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }

@@ -41,7 +41,6 @@ const DRAIN_LEAST: usize = 100;
 #[derive(Debug)]
 pub(crate) struct Handover {
     pub(crate) stream: TcpStream,
-    pub(crate) peer: SocketAddr,
     /// Bytes that the client sent after its request.
     pub(crate) input: Bytes,
     pub(crate) hold: Hold,
@@ -230,10 +229,7 @@ impl Shard {
 
     fn hold(&mut self, handover: Handover, now: std::time::Instant) {
         let key = self.engine.open(handover.hold, now);
-        if let Err(error) = self
-            .held
-            .insert(key, handover.stream, handover.peer, &handover.input)
-        {
+        if let Err(error) = self.held.insert(key, handover.stream, &handover.input) {
             tracing::warn!(%error, "cannot hold a connection");
             self.engine.handle_gone(key);
         }
