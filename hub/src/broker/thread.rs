@@ -79,6 +79,14 @@ pub(crate) fn spawn(
                 biased;
                 request = request_queue.recv() => match request {
                     Some(Request::Attach { shard, connection, channels }) => {
+                        // Items that wait already were published before this client came. Were it
+                        // attached first, it would get again what its first answer contains.
+                        for _ in 0..publish_queue.len() {
+                            let Ok(item) = publish_queue.try_recv() else {
+                                break;
+                            };
+                            broker.publish(item);
+                        }
                         broker.attach(shard, connection, channels);
                     }
                     Some(Request::Detach { shard, channels }) => broker.detach(shard, channels),
