@@ -8,12 +8,14 @@ use std::thread::JoinHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
-use crate::broker::{self, ShardId};
+use crate::broker;
 use crate::config::Config;
 use crate::control::Control;
 use crate::counters::Counters;
+use crate::life::Life;
+use crate::mailbox::ShardId;
 use crate::purge::{self, Publisher};
-use crate::shard::{self, Life, MAILBOX};
+use crate::shard::{self, MAILBOX};
 
 /// Connections that may wait to be accepted, on each listener.
 const BACKLOG: i32 = 4096;

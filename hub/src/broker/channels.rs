@@ -7,8 +7,7 @@ use grip::ChannelName;
 use grip::publish::Item;
 use rustc_hash::FxHashMap;
 
-use super::{Attachment, Command, Sequence, Sequenced, ShardId};
-use crate::engine::ConnectionKey;
+use crate::mailbox::{Attachment, Command, ConnectionKey, Sequence, Sequenced, ShardId};
 
 /// Every channel that somebody listens to, and the order of all items.
 ///

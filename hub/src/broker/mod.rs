@@ -8,49 +8,4 @@ mod channels;
 pub(crate) mod pace;
 mod thread;
 
-use std::sync::Arc;
-
-use grip::ChannelName;
-use grip::channel::ItemId;
-use grip::publish::Item;
-
-use crate::engine::ConnectionKey;
-
 pub(crate) use thread::{BrokerHandle, spawn};
-
-/// The number of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ShardId(pub(crate) usize);
-
-/// The place of an item in the order of everything published.
-///
-/// One count for all channels, so that it survives a channel that nobody remembers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Sequence(pub(crate) u64);
-
-/// An item in its place.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Sequenced {
-    pub(crate) sequence: Sequence,
-    pub(crate) item: Item,
-}
-
-/// One channel that a connection wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Attachment {
-    pub(crate) channel: ChannelName,
-    /// Where the connection's content ends; for the history to replay from.
-    pub(crate) prev_id: Option<ItemId>,
-}
-
-/// What the broker says to a shard, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// The connection is attached; every item after `cursor` follows in this mailbox.
-    Attached {
-        connection: ConnectionKey,
-        cursor: Sequence,
-    },
-    /// An item for a channel that the shard is interested in.
-    Deliver(Arc<Sequenced>),
-}

@@ -8,8 +8,7 @@ use grip::publish::Item;
 use tokio::sync::mpsc;
 
 use super::channels::Broker;
-use super::{Attachment, Command, ShardId};
-use crate::engine::ConnectionKey;
+use crate::mailbox::{Attachment, Command, ConnectionKey, ShardId};
 
 /// Items that may wait for the broker; then publishers wait.
 const PUBLISH_QUEUE: usize = 4096;

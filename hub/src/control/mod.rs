@@ -17,8 +17,8 @@ use warp::Filter as _;
 
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::life::{Life, draining};
 use crate::purge::Publisher;
-use crate::shard::{Life, draining};
 use accept::ReplyType;
 
 /// Bytes in a publisher's request head.

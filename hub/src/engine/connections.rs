@@ -13,13 +13,7 @@ use smallvec::SmallVec;
 
 use super::outbox::Outbox;
 use super::subscriptions::Subscription;
-
-/// Names a held connection. A reused index has another generation, so a stale key finds nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ConnectionKey {
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
-}
+use crate::mailbox::ConnectionKey;
 
 /// How the parts of a stream are told apart on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::ConnectionKey;
+use crate::mailbox::ConnectionKey;
 
 /// How exact deadlines are: they are met at most this much late.
 const TICK: Duration = Duration::from_millis(100);

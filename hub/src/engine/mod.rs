@@ -23,12 +23,10 @@ use grip::http1::{LAST_CHUNK, Persistence};
 use grip::publish::{HttpResponse, HttpStream, Item, StreamContent};
 use rustc_hash::FxHashSet;
 
-use crate::broker::{Attachment, Sequence, Sequenced};
 use crate::counters::Counters;
+use crate::mailbox::{Attachment, ConnectionKey, Sequence, Sequenced};
 
-pub(crate) use connections::{
-    AfterHold, ConnectionKey, HoldKind, KeepAliveRule, StreamFraming, Waiting,
-};
+pub(crate) use connections::{AfterHold, HoldKind, KeepAliveRule, StreamFraming, Waiting};
 pub(crate) use outbox::Outbox;
 
 use connections::{Beat, Connection, Connections, Opening, Phase};

@@ -4,7 +4,7 @@ use grip::ChannelName;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-use crate::broker::Sequence;
+use crate::mailbox::Sequence;
 
 /// A connection's place in a channel's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

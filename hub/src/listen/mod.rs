@@ -24,12 +24,21 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::Hold;
+use crate::life::{Life, draining};
 use crate::proxy::{Outcome, Proxy, ResponseBody};
-use crate::shard::{Handover, Life, draining};
 use io::{ClientIo, Gate};
 
 /// How long a client may take for a request's head, and an open connection be without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// A client connection that a task gives up because its response asks for a hold.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    pub(crate) stream: TcpStream,
+    /// Bytes that the client sent after its request.
+    pub(crate) input: Bytes,
+    pub(crate) hold: Hold,
+}
 
 /// A client's connection, ready for its next request.
 #[derive(Debug)]

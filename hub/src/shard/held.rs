@@ -13,7 +13,8 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use tokio::io::unix::AsyncFd;
 
-use crate::engine::{ConnectionKey, Outbox};
+use crate::engine::Outbox;
+use crate::mailbox::ConnectionKey;
 
 /// Pieces that one system call writes.
 const SLICES: usize = 64;

@@ -18,11 +18,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
-use crate::broker::{BrokerHandle, Command, ShardId};
+use crate::broker::BrokerHandle;
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::engine::{AfterHold, ConnectionKey, Engine, Hold, Output, SlowConsumer};
-use crate::listen;
+use crate::engine::{AfterHold, Engine, Output, SlowConsumer};
+use crate::life::{Life, draining};
+use crate::listen::{self, Handover};
+use crate::mailbox::{Command, ConnectionKey, ShardId};
 use crate::proxy::Proxy;
 use held::{HeldSet, Readiness, Written};
 
@@ -36,24 +38,6 @@ const WRITES_PER_TURN: usize = 256;
 const DRAIN_BEAT: Duration = Duration::from_millis(50);
 /// Fewest connections that a drain lets go of at a time.
 const DRAIN_LEAST: usize = 100;
-
-/// A client connection that a task gives up because its response asks for a hold.
-#[derive(Debug)]
-pub(crate) struct Handover {
-    pub(crate) stream: TcpStream,
-    /// Bytes that the client sent after its request.
-    pub(crate) input: Bytes,
-    pub(crate) hold: Hold,
-}
-
-/// How far the hub's life has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
-    /// Serving.
-    Running,
-    /// Letting go, at the latest within the drain window.
-    Draining,
-}
 
 /// Whatever wakes a shard.
 enum Event {
@@ -345,9 +329,4 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Waits until the hub drains; also when nobody is left who could say so.
-pub(crate) async fn draining(life: &mut watch::Receiver<Life>) {
-    let _ = life.wait_for(|life| *life == Life::Draining).await;
 }
