@@ -69,20 +69,12 @@ pub fn client_answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use crate::cache::headers_of;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
-
     fn client(lines: &[(&'static str, &'static str)]) -> Result<(u16, Vec<String>), ClientRefusal> {
-        let (status, headers) = client_answer(StatusCode::OK, &headers(lines))?;
+        let (status, headers) = client_answer(StatusCode::OK, &headers_of(lines))?;
         let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
         names.sort_unstable();
         Ok((status.code.as_u16(), names))
@@ -90,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_hub_sees_instructions_and_no_surrogate_headers() {
-        let origin = headers(&[
+        let origin = headers_of(&[
             ("grip-hold", "stream"),
             ("surrogate-key", "a"),
             ("surrogate-control", "x"),

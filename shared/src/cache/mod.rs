@@ -71,3 +71,13 @@ impl Default for Policy {
         }
     }
 }
+
+/// A header map for tests.
+#[cfg(test)]
+fn headers_of(lines: &[(&'static str, &'static str)]) -> http::HeaderMap {
+    let mut headers = http::HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(*name, http::HeaderValue::from_static(value));
+    }
+    headers
+}

@@ -228,17 +228,9 @@ pub fn pass_headers(client: &HeaderMap) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use crate::cache::headers_of;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
 
     fn kind(method: &Method, path: &str, lines: &[(&'static str, &'static str)]) -> RequestKind {
         let bare = path.split('?').next().unwrap();
@@ -247,7 +239,7 @@ mod tests {
             "Example.com",
             bare,
             path,
-            &headers(lines),
+            &headers_of(lines),
             &Policy::default(),
         )
     }
@@ -350,7 +342,7 @@ mod tests {
             last_event_id: LastEventId::Ignore,
             ..Policy::default()
         };
-        let headers = headers(&[("last-event-id", "1")]);
+        let headers = headers_of(&[("last-event-id", "1")]);
         let kind = classify(&Method::GET, "a", "/x", "/x", &headers, &policy);
         assert!(matches!(kind, RequestKind::Lookup(_)));
     }
@@ -367,14 +359,14 @@ mod tests {
             ("-1", None),
             ("x", None),
         ] {
-            let headers = headers(&[("gripline-hops", value)]);
+            let headers = headers_of(&[("gripline-hops", value)]);
             assert_eq!(next_hop(&headers), expected, "{value}");
         }
     }
 
     #[test]
     fn a_fill_does_not_depend_on_who_asks() {
-        let client = headers(&[
+        let client = headers_of(&[
             ("accept", "text/event-stream"),
             ("accept-encoding", "br"),
             ("cookie", "a=b"),
