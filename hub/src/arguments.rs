@@ -108,8 +108,38 @@ impl Arguments {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let (mut raw, directory) = self.file()?;
         self.override_settings(&mut raw);
-        let checked = raw.check(&directory);
-        checked.map_err(|mistakes| anyhow::anyhow!("the configuration is not valid:\n{mistakes}"))
+        raw.check(&directory).map_err(|errors| {
+            let mistakes = errors.mistakes().iter();
+            let lines: Vec<String> = mistakes
+                .map(|mistake| format!("{}: {}", self.place_of(&mistake.key), mistake.problem))
+                .collect();
+            anyhow::anyhow!("the configuration is not valid:\n  {}", lines.join("\n  "))
+        })
+    }
+
+    /// Where a setting was made.
+    fn place_of(&self, key: &str) -> String {
+        let flags = [
+            ("listen", "listen", &self.listen),
+            ("control", "control", &self.control),
+            ("origin", "origin", &self.origin),
+            ("drain", "drain", &self.drain),
+            ("grip.sig_key", "sig-key", &self.sig_key),
+            ("grip.sig_iss", "sig-iss", &self.sig_iss),
+            ("purge.edge", "purge-edge", &self.purge_edge),
+            ("purge.key", "purge-key", &self.purge_key),
+        ];
+        let flag = flags
+            .iter()
+            .find(|(name, _, value)| *name == key && value.is_some());
+        match (flag, &self.config) {
+            (Some((_, flag, _)), _) => {
+                let variable = flag.to_uppercase().replace('-', "_");
+                format!("--{flag} or GRIPLINE_{variable}")
+            }
+            (None, Some(file)) => format!("{key} in {}", file.display()),
+            (None, None) => key.to_owned(),
+        }
     }
 
     /// What the file says, and where its `file:` keys are.
@@ -145,5 +175,44 @@ impl Arguments {
         if self.debug {
             raw.debug = Some(true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_mistake(arguments: &[&str], expected: &str) {
+        let arguments = Arguments::parse_from([&["gripline-hub"], arguments].concat());
+        let error = format!("{:#}", arguments.config().expect_err("a mistake"));
+        assert!(error.contains(expected), "{error}\nlacks\n{expected}");
+    }
+
+    #[test]
+    fn mistakes_say_where_they_were_made() {
+        check_mistake(
+            &["--listen", "x"],
+            "--listen or GRIPLINE_LISTEN: \"x\" is no address; give IP:PORT",
+        );
+        check_mistake(
+            &["--purge-edge", "http://a"],
+            "purge.key: is missing; give the edge's purge-key",
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("hub.toml");
+        std::fs::write(&file, "drain = \"soon\"").unwrap();
+        let file = file.to_str().unwrap();
+        check_mistake(
+            &["--config", file, "--sig-key", ""],
+            &format!("drain in {file}: \"soon\" is no duration"),
+        );
+        check_mistake(
+            &["--config", file, "--sig-key", ""],
+            "--sig-key or GRIPLINE_SIG_KEY: the key is empty",
+        );
+        std::fs::write(file, "lisen = 1").unwrap();
+        check_mistake(&["--config", file], "unknown field `lisen`");
+        check_mistake(&["--config", "/nowhere"], "--config: cannot read /nowhere");
     }
 }

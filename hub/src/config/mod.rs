@@ -118,15 +118,35 @@ pub struct Purge {
     pub deadline: Duration,
 }
 
+/// One mistake in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The setting, as `hub.toml` names it: `listen`, `grip.sig_key`.
+    pub key: String,
+    /// The value, what is wrong with it, and what is allowed.
+    pub problem: String,
+}
+
 /// Every mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<String>);
+pub struct ConfigErrors(Vec<Mistake>);
+
+impl ConfigErrors {
+    /// The mistakes, in the order of the settings.
+    pub fn mistakes(&self) -> &[Mistake] {
+        &self.0
+    }
+}
 
 impl std::error::Error for ConfigErrors {}
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        for (index, Mistake { key, problem }) in self.0.iter().enumerate() {
+            let line_end = if index == 0 { "" } else { "\n" };
+            write!(f, "{line_end}{key}: {problem}")?;
+        }
+        Ok(())
     }
 }
 
@@ -150,7 +170,7 @@ impl RawConfig {
 
 struct Checker<'a> {
     directory: &'a Path,
-    mistakes: Vec<String>,
+    mistakes: Vec<Mistake>,
 }
 
 impl Checker<'_> {
@@ -188,7 +208,10 @@ impl Checker<'_> {
     }
 
     fn mistake<T>(&mut self, key: &str, problem: impl fmt::Display) -> Option<T> {
-        self.mistakes.push(format!("{key}: {problem}"));
+        self.mistakes.push(Mistake {
+            key: key.to_owned(),
+            problem: problem.to_string(),
+        });
         None
     }
 
