@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
@@ -34,6 +35,8 @@ pub(crate) const MAILBOX: usize = 1024;
 const COMMANDS_PER_TURN: usize = 256;
 /// Connections written to before the shard's other tasks get their turn.
 const WRITES_PER_TURN: usize = 256;
+/// How long a client may say nothing, not even to the kernel, before the kernel asks for it.
+const VANISHED_AFTER: Duration = Duration::from_mins(2);
 /// How often a drain lets go of some of the held connections.
 const DRAIN_BEAT: Duration = Duration::from_millis(50);
 /// Fewest connections that a drain lets go of at a time.
@@ -191,9 +194,8 @@ impl Shard {
             return;
         }
         self.counters.connections.increment();
-        // Small writes must not wait for the client's acknowledgement of the one before.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!(%error, "cannot set options of a connection");
         }
         self.serve(stream, peer, Bytes::new());
     }
@@ -303,6 +305,17 @@ impl Shard {
         let is_done = self.engine.len() == 0 && self.tasks.is_empty() && self.handovers.is_empty();
         is_done || Instant::now() >= drain.deadline
     }
+}
+
+/// Small writes must not wait for the client's acknowledgement of the one before; and a client that
+/// vanished without a word must be found out, also on a stream to which nothing is published.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keep_alive = TcpKeepalive::new()
+        .with_time(VANISHED_AFTER)
+        .with_interval(Duration::from_secs(30))
+        .with_retries(4);
+    SockRef::from(stream).set_tcp_keepalive(&keep_alive)
 }
 
 /// The next connection. Waits out a lack of descriptors, which closing connections cure.
