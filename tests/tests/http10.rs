@@ -10,7 +10,7 @@ async fn start() -> (Origin, Hub) {
     let stream = [
         "Grip-Hold: stream",
         "Grip-Channel: updates",
-        r"Grip-Keep-Alive: ping\n; format=cstring; timeout=1; mode=interval",
+        r"Grip-Keep-Alive: ping\n; format=cstring; timeout=4; mode=interval",
     ];
     origin.serve("/stream", Answer::ok(&stream, "hi\n"));
     let poll = ["Grip-Hold: response", "Grip-Channel: updates"];

@@ -30,7 +30,7 @@ async fn a_silent_stream_gets_keep_alives() {
 #[tokio::test]
 async fn published_items_and_keep_alives_share_a_stream() {
     let (_origin, hub, mut client) =
-        start(r"ping\n; format=cstring; timeout=1; mode=interval").await;
+        start(r"ping\n; format=cstring; timeout=4; mode=interval").await;
     hub.publish_stream("updates", "one\n").await;
     client.receives("one\n").await;
     client.receives("ping\n").await;
