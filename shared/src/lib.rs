@@ -9,6 +9,7 @@
 //!                        cache:    may the edge store that answer, under which key, how long
 //! publisher ─ POST ────▶ publish:  items, and the bytes they become on each transport
 //!                        hold:     what a held request is answered with
+//!                        filter:   what a subscription's filters make of an item
 //! hub, edge, publisher ▶ signature: who said so
 //! ```
 //!
@@ -18,6 +19,7 @@
 pub mod cache;
 pub mod channel;
 pub mod fields;
+pub mod filter;
 pub mod hold;
 pub mod http1;
 pub mod instruct;

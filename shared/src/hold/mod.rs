@@ -1,6 +1,6 @@
 //! What a held request is answered with.
 //!
-//! The order of items by id and the filters belong in files beside this one.
+//! The order of items by id belongs in a file beside this one.
 
 use bytes::Bytes;
 use http::header::HeaderMap;
