@@ -18,6 +18,7 @@
 
 pub mod cache;
 pub mod channel;
+pub mod cross_origin;
 pub mod fields;
 pub mod filter;
 pub mod hold;
