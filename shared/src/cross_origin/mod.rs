@@ -1,10 +1,18 @@
-//! Answers for pages of other origins: CORS fields that the application need not write.
+//! Answers for pages of other origins: CORS fields that the application need not write, and JSONP
+//! for pages that can load nothing but scripts.
 //!
-//! Knows one request and one answer; does not know which routes want this. Read [`Cors`] first.
+//! Knows one request and one answer; does not know which routes want this. A request is either
+//! JSONP, and then its answer is wrapped as [`Jsonp`] says, or its answer gets the fields of
+//! [`Cors`]. Read [`JsonpRules::take_apart`] first.
 
 mod cors;
+mod jsonp;
+mod query;
+mod script;
 
 pub use cors::Cors;
+pub use jsonp::{JsonpError, JsonpRequest, JsonpRules};
+pub use script::{Jsonp, JsonpMode};
 
 /// A header map for tests.
 #[cfg(test)]
