@@ -10,6 +10,8 @@ pub const GRIP_FEATURE: HeaderName = HeaderName::from_static("grip-feature");
 pub const GRIP_HOLD: HeaderName = HeaderName::from_static("grip-hold");
 /// GRIP `Grip-Channel`.
 pub const GRIP_CHANNEL: HeaderName = HeaderName::from_static("grip-channel");
+/// GRIP `Grip-Expose-Headers`: the only headers that a client may see.
+pub const GRIP_EXPOSE_HEADERS: HeaderName = HeaderName::from_static("grip-expose-headers");
 /// GRIP `Grip-Last`: the last ids a client has seen, on retries and link requests.
 pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 
@@ -71,6 +73,18 @@ pub fn strip_grip(headers: &mut HeaderMap) {
     for name in names {
         headers.remove(name);
     }
+}
+
+/// Removes every field but the exposed ones, if any are named; GRIP `Grip-Expose-Headers`.
+pub fn keep_exposed(headers: &mut HeaderMap, exposed: &[HeaderName]) {
+    if exposed.is_empty() {
+        return;
+    }
+    *headers = headers
+        .iter()
+        .filter(|(name, _)| exposed.contains(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
 }
 
 #[cfg(test)]

@@ -1,10 +1,21 @@
 //! Typed access to JSON that publishers and origins send, with the reference proxy's error texts.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
+
+/// Headers that one answer in JSON may bring, as many as are read from an origin; bounds the
+/// header map that they become, which holds no more than 32,768.
+const MAX_HEADERS: usize = 100;
+
+/// Header fields in the order given.
+pub(crate) type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// Why a JSON object is not of the shape that its reader needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +71,14 @@ pub enum ShapeError {
     /// A header's name or value may not stand in an HTTP message.
     #[error("headers contains '{0}', which is not a valid header")]
     HeaderInvalid(String),
+    /// More headers than one answer may bring.
+    #[error("headers contains {found} headers, at most {allowed} are allowed")]
+    TooManyHeaders {
+        /// Headers given.
+        found: usize,
+        /// Headers allowed.
+        allowed: usize,
+    },
 }
 
 /// An object and how error texts call it.
@@ -79,10 +98,6 @@ impl<'a> Object<'a> {
 
     pub(crate) fn is_empty(self) -> bool {
         self.members.is_empty()
-    }
-
-    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
-        self.members.iter()
     }
 
     /// The member as it stands, `null` included.
@@ -118,6 +133,78 @@ impl<'a> Object<'a> {
         self.typed(member, self.raw(member), integer)
     }
 
+    /// Bytes, given as base64 in the member `binary` or else as text in the member `text`.
+    pub(crate) fn bytes(self, binary: &str, text: &str) -> Result<Option<Bytes>, ShapeError> {
+        if let Some(digits) = self.string(binary)? {
+            return Ok(Some(decode_base64_leniently(digits.as_bytes())));
+        }
+        let text = self.string(text)?;
+        Ok(text.map(|text| Bytes::copy_from_slice(text.as_bytes())))
+    }
+
+    /// The member `code` as the status of an answer, 100 to 999.
+    pub(crate) fn status_code(self) -> Result<Option<StatusCode>, ShapeError> {
+        let Some(code) = self.integer("code")? else {
+            return Ok(None);
+        };
+        u16::try_from(code)
+            .ok()
+            .and_then(|code| StatusCode::from_u16(code).ok())
+            .map(Some)
+            .ok_or_else(|| self.invalid_value("code"))
+    }
+
+    /// The member `reason` as the reason phrase of an answer; empty counts as absent.
+    pub(crate) fn reason_phrase(self) -> Result<Option<String>, ShapeError> {
+        let reason = self.string("reason")?.filter(|reason| !reason.is_empty());
+        // A line end in the reason would forge headers.
+        if reason.is_some_and(|reason| reason.chars().any(char::is_control)) {
+            return Err(self.invalid_value("reason"));
+        }
+        Ok(reason.map(str::to_owned))
+    }
+
+    /// The member `headers` of an answer: an object, or a list of pairs.
+    pub(crate) fn headers(self) -> Result<Headers, ShapeError> {
+        let pairs: Vec<(&str, &str)> = match self.raw("headers") {
+            None => Vec::new(),
+            Some(Value::Object(members)) => members
+                .iter()
+                .map(header_member)
+                .collect::<Result<_, _>>()?,
+            Some(Value::Array(list)) => list.iter().map(header_pair).collect::<Result<_, _>>()?,
+            Some(_) => return Err(self.wrong_type("headers")),
+        };
+        if pairs.len() > MAX_HEADERS {
+            return Err(ShapeError::TooManyHeaders {
+                found: pairs.len(),
+                allowed: MAX_HEADERS,
+            });
+        }
+        pairs
+            .into_iter()
+            .map(|(name, value)| header(name, value))
+            .collect()
+    }
+
+    /// All members, each of which has to be a string.
+    pub(crate) fn strings(self) -> Result<BTreeMap<String, String>, ShapeError> {
+        self.members
+            .iter()
+            .map(|(name, value)| {
+                let value = value.as_str().ok_or_else(|| self.wrong_type(name))?;
+                Ok((name.clone(), value.to_owned()))
+            })
+            .collect()
+    }
+
+    pub(crate) fn invalid_value(self, member: &'static str) -> ShapeError {
+        ShapeError::InvalidValue {
+            of: self.name,
+            member,
+        }
+    }
+
     pub(crate) fn wrong_type(self, member: &str) -> ShapeError {
         ShapeError::WrongType {
             of: self.name,
@@ -138,6 +225,35 @@ impl<'a> Object<'a> {
                 .ok_or_else(|| self.wrong_type(member)),
         }
     }
+}
+
+fn header_member<'a>(
+    (name, value): (&'a String, &'a Value),
+) -> Result<(&'a str, &'a str), ShapeError> {
+    let value = value.as_str().ok_or_else(|| ShapeError::WrongType {
+        of: "headers",
+        member: name.clone(),
+    })?;
+    Ok((name, value))
+}
+
+fn header_pair(value: &Value) -> Result<(&str, &str), ShapeError> {
+    let pair = value.as_array().ok_or(ShapeError::ElementType("headers"))?;
+    let [name, value] = pair.as_slice() else {
+        return Err(ShapeError::HeaderPair);
+    };
+    Ok((
+        name.as_str().ok_or(ShapeError::HeaderNameType)?,
+        value.as_str().ok_or(ShapeError::HeaderValueType)?,
+    ))
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), ShapeError> {
+    let invalid = || ShapeError::HeaderInvalid(name.to_owned());
+    Ok((
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?,
+        HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid())?,
+    ))
 }
 
 fn integer(value: &Value) -> Option<i64> {

@@ -127,7 +127,7 @@ pub(crate) fn list<'a>(
 ///
 /// An empty line and a trailing comma give no piece; an empty piece between commas stays. A quote
 /// that never ends makes the rest of the line one piece.
-fn split_list(line: &[u8]) -> Vec<&[u8]> {
+pub(crate) fn split_list(line: &[u8]) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     let mut start = 0;
     let mut quoted = false;

@@ -2,13 +2,15 @@
 //!
 //! The order of items by id belongs in a file beside this one.
 
+mod patch;
+
 use bytes::Bytes;
 use http::header::HeaderMap;
 
 use crate::fields;
 use crate::http1::{self, Framing, Persistence};
 use crate::instruct::{Instruct, Status};
-use crate::publish::ResponseMessage;
+use crate::publish::{ResponseBody, ResponseMessage};
 
 /// A complete response: a held request's own, until something is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +40,8 @@ impl Answer {
     }
 
     /// The answer that a published message makes of this one: the message's status and body,
-    /// and its headers in place of those of the same name.
+    /// and its headers in place of those of the same name. The body is empty if it was to be
+    /// patched and cannot be.
     #[must_use]
     pub fn published(&self, message: &ResponseMessage) -> Self {
         let mut headers = self.headers.clone();
@@ -48,12 +51,17 @@ impl Answer {
         for (name, value) in &message.headers {
             headers.append(name, value.clone());
         }
+        fields::keep_exposed(&mut headers, &message.expose_headers);
         fields::strip_hop_by_hop(&mut headers);
         headers.remove(http::header::CONTENT_LENGTH);
+        let body = match &message.body {
+            ResponseBody::Complete(body) => body.clone(),
+            ResponseBody::Patch(patch) => patch::apply(patch, &self.body).unwrap_or_default(),
+        };
         Self {
             status: message.status.clone(),
             headers,
-            body: message.body.clone(),
+            body,
         }
     }
 
@@ -112,7 +120,8 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::Limits;
-    use http::{HeaderName, HeaderValue, StatusCode, Version};
+    use crate::publish::{self, HttpResponse};
+    use http::{HeaderValue, StatusCode, Version};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -158,27 +167,45 @@ mod tests {
         );
     }
 
+    /// What a long-poll is answered with when the `http-response` of an item is `format`.
+    #[track_caller]
+    fn check_published(format: &str, expected: &str) {
+        let body = format!(r#"{{"items":[{{"channel":"c","http-response":{format}}}]}}"#);
+        let item = publish::parse(body.as_bytes(), &Limits::default())
+            .unwrap()
+            .remove(0);
+        let Some(HttpResponse::Send(message)) = item.http_response else {
+            panic!("no answer: {item:?}");
+        };
+        check(&instructed("304").published(&message), expected);
+    }
+
     #[test]
     fn a_published_answer_inherits_what_it_does_not_replace() {
-        let header = |name, value| {
-            (
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            )
-        };
-        let message = ResponseMessage {
-            status: Status::new(StatusCode::OK),
-            headers: vec![
-                header("etag", "\"2\""),
-                header("connection", "close"),
-                header("content-length", "99"),
-            ],
-            body: Bytes::from_static(b"{}\n"),
-            content_filters: None,
-        };
-        check(
-            &instructed("304").published(&message),
+        check_published(
+            r#"{"headers":{"etag":"\"2\"","connection":"close","content-length":"99"},"body":"{}\n"}"#,
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"2\"\r\ncontent-length: 3\r\n\r\n{}\n",
+        );
+    }
+
+    #[test]
+    fn a_published_patch_changes_the_instructed_body() {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"1\"\r\n";
+        check_published(
+            r#"{"body-patch":[{"op":"replace","path":"/a","value":2}]}"#,
+            &format!("{head}content-length: 8\r\n\r\n{{\"a\":2}}\n"),
+        );
+        check_published(
+            r#"{"body-patch":[{"op":"test","path":"/a","value":2}]}"#,
+            &format!("{head}content-length: 0\r\n\r\n"),
+        );
+    }
+
+    #[test]
+    fn a_published_answer_shows_only_what_it_exposes() {
+        check_published(
+            r#"{"headers":[["X-A","1"],["X-B","2"],["Grip-Expose-Headers","ETag, x y"],["Grip-Expose-Headers","X-B, Grip-Hold"],["Grip-Hold","stream"]],"body":""}"#,
+            "HTTP/1.1 200 OK\r\netag: \"1\"\r\nx-b: 2\r\ncontent-length: 0\r\n\r\n",
         );
     }
 

@@ -10,7 +10,7 @@ use http::header::{HeaderMap, HeaderName};
 use super::{HoldMode, Instruct, InstructError, KeepAlive, KeepAliveMode, NextLink, Status};
 use crate::Limits;
 use crate::channel::{Channel, ChannelName, ItemId};
-use crate::fields::{GRIP_CHANNEL, GRIP_HOLD};
+use crate::fields::{GRIP_CHANNEL, GRIP_EXPOSE_HEADERS, GRIP_HOLD};
 use crate::json::decode_base64_leniently;
 use crate::value::{self, Parameters, Piece};
 
@@ -26,7 +26,6 @@ const GRIP_KEEP_ALIVE: HeaderName = HeaderName::from_static("grip-keep-alive");
 const GRIP_LINK: HeaderName = HeaderName::from_static("grip-link");
 const GRIP_SET_META: HeaderName = HeaderName::from_static("grip-set-meta");
 const GRIP_STATUS: HeaderName = HeaderName::from_static("grip-status");
-const GRIP_EXPOSE_HEADERS: HeaderName = HeaderName::from_static("grip-expose-headers");
 
 impl Instruct {
     /// Reads the instruction out of a response's headers.

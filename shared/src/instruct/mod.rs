@@ -202,24 +202,10 @@ impl Instruct {
     pub fn client_headers(&self, origin: &HeaderMap) -> HeaderMap {
         let mut headers = origin.clone();
         fields::strip_grip(&mut headers);
-        self.keep_exposed(&mut headers);
+        fields::keep_exposed(&mut headers, &self.expose_headers);
         fields::strip_hop_by_hop(&mut headers);
         headers.remove(CONTENT_ENCODING);
         headers.remove(CONTENT_LENGTH);
         headers
-    }
-
-    fn keep_exposed(&self, headers: &mut HeaderMap) {
-        if self.expose_headers.is_empty() {
-            return;
-        }
-        let hidden: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| !self.expose_headers.contains(name))
-            .cloned()
-            .collect();
-        for name in hidden {
-            headers.remove(name);
-        }
     }
 }

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
+use json_patch::{Patch, PatchOperation};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{
-    HttpResponse, HttpStream, Item, Purge, ResponseMessage, Sequencing, StreamContent, WsMessage,
-    WsMessageKind,
+    HttpResponse, HttpStream, Item, Purge, ResponseBody, ResponseMessage, Sequencing,
+    StreamContent, WsMessage, WsMessageKind,
 };
 use crate::Limits;
 use crate::channel::{ChannelName, ItemId};
-use crate::fields;
+use crate::fields::{self, GRIP_EXPOSE_HEADERS};
 use crate::instruct::Status;
-use crate::json::{Object, ShapeError, decode_base64_leniently};
+use crate::json::{Headers, Object, ShapeError, decode_base64_leniently};
+use crate::value;
 
 /// Why nothing of a publish request was published.
 ///
@@ -53,9 +56,14 @@ pub enum PublishError {
         /// Items allowed.
         allowed: usize,
     },
-    /// `body-patch` without a body beside it.
-    #[error("Invalid format: 'http-response' with 'body-patch' is not supported")]
-    BodyPatch,
+    /// `body-patch` holds something that is no operation of RFC 6902.
+    #[error("Invalid format: body-patch contains invalid operation at index {index}: {cause}")]
+    PatchOperation {
+        /// The operation's place in the list, from 0.
+        index: usize,
+        /// What is wrong with it.
+        cause: String,
+    },
 }
 
 /// Parses a publish request: all of its items, or the first mistake.
@@ -84,20 +92,17 @@ pub fn parse(body: &[u8], limits: &Limits) -> Result<Vec<Item>, PublishError> {
 
 fn item(value: &Value, limits: &Limits) -> Result<Item, PublishError> {
     let object = Object::new("publish item object", value)?;
-    let formats = match object.present("formats") {
-        Some(value @ Value::Object(_)) => Object::new("formats", value)?,
-        Some(_) => return Err(object.wrong_type("formats").into()),
-        // The older form, which the Python and Go libraries send: formats beside the channel.
-        None => object,
-    };
     let channel = channel(object, limits)?;
-    if formats.is_empty() || (object.present("formats").is_none() && !has_format(object)) {
-        return Err(PublishError::NoFormats);
-    }
+    let id = object.nullable_string("id")?.map(ItemId::new);
+    let prev_id = object.nullable_string("prev-id")?.map(ItemId::new);
+    let formats = formats(object)?;
     Ok(Item {
         channel,
-        id: object.nullable_string("id")?.map(ItemId::new),
-        prev_id: object.nullable_string("prev-id")?.map(ItemId::new),
+        id,
+        prev_id,
+        http_response: format(formats, "http-response", "'http-response'", http_response)?,
+        http_stream: format(formats, "http-stream", "'http-stream'", http_stream)?,
+        ws_message: format(formats, "ws-message", "'ws-message'", ws_message)?,
         meta: meta(object)?,
         size: size(object)?,
         sequencing: match object.boolean("no-seq")? {
@@ -109,10 +114,25 @@ fn item(value: &Value, limits: &Limits) -> Result<Item, PublishError> {
             Some(false) => Purge::Never,
             None => Purge::Default,
         },
-        http_response: format(formats, "http-response", "'http-response'", http_response)?,
-        http_stream: format(formats, "http-stream", "'http-stream'", http_stream)?,
-        ws_message: format(formats, "ws-message", "'ws-message'", ws_message)?,
     })
+}
+
+/// What holds the formats. In the older form, which the Python and Go libraries send, that is the
+/// item itself; there has to be one then, whereas `formats` may hold only unknown ones.
+fn formats(item: Object<'_>) -> Result<Object<'_>, PublishError> {
+    let (formats, has_any) = match item.present("formats") {
+        Some(value @ Value::Object(_)) => {
+            let formats = Object::new("formats", value)?;
+            (formats, !formats.is_empty())
+        }
+        Some(_) => return Err(item.wrong_type("formats").into()),
+        None => (item, has_format(item)),
+    };
+    if has_any {
+        Ok(formats)
+    } else {
+        Err(PublishError::NoFormats)
+    }
 }
 
 fn has_format(item: Object<'_>) -> bool {
@@ -141,20 +161,14 @@ fn meta(item: Object<'_>) -> Result<BTreeMap<String, String>, ShapeError> {
         Some(value @ Value::Object(_)) => Object::new("'meta'", value)?,
         Some(_) => return Err(item.wrong_type("meta")),
     };
-    object
-        .iter()
-        .map(|(name, value)| {
-            let value = value.as_str().ok_or_else(|| object.wrong_type(name))?;
-            Ok((name.clone(), value.to_owned()))
-        })
-        .collect()
+    object.strings()
 }
 
 fn size(item: Object<'_>) -> Result<Option<u64>, ShapeError> {
     let Some(size) = item.integer("size")? else {
         return Ok(None);
     };
-    let size = u64::try_from(size).map_err(|_| invalid(item, "size"))?;
+    let size = u64::try_from(size).map_err(|_| item.invalid_value("size"))?;
     Ok(Some(size))
 }
 
@@ -201,102 +215,76 @@ fn http_response(format: Object<'_>) -> Result<HttpResponse, PublishError> {
 }
 
 fn response_message(format: Object<'_>) -> Result<ResponseMessage, PublishError> {
+    let status = response_status(format)?;
+    let mut headers = format.headers()?;
+    let expose_headers = expose_headers(&headers);
+    headers.retain(|(name, _)| !fields::is_grip(name));
     Ok(ResponseMessage {
-        status: response_status(format)?,
-        headers: headers(format)?,
-        body: response_body(format)?,
+        status,
+        headers,
+        expose_headers,
         content_filters: content_filters(format)?,
+        body: response_body(format)?,
     })
 }
 
 fn response_status(format: Object<'_>) -> Result<Status, ShapeError> {
-    let code = format.integer("code")?.unwrap_or(200);
-    let code = u16::try_from(code)
-        .ok()
-        .and_then(|code| StatusCode::from_u16(code).ok())
-        .ok_or_else(|| invalid(format, "code"))?;
-    let reason = format.string("reason")?.filter(|reason| !reason.is_empty());
-    // A line end in the reason would forge headers.
-    if reason.is_some_and(|reason| reason.chars().any(char::is_control)) {
-        return Err(invalid(format, "reason"));
-    }
     Ok(Status {
-        code,
-        reason: reason.map(str::to_owned),
+        code: format.status_code()?.unwrap_or(StatusCode::OK),
+        reason: format.reason_phrase()?,
     })
 }
 
-fn response_body(format: Object<'_>) -> Result<Bytes, PublishError> {
-    if let Some(text) = format.string("body-bin")? {
-        return Ok(decode_base64_leniently(text.as_bytes()));
+fn response_body(format: Object<'_>) -> Result<ResponseBody, PublishError> {
+    if let Some(body) = format.bytes("body-bin", "body")? {
+        return Ok(ResponseBody::Complete(body));
     }
-    if let Some(text) = format.string("body")? {
-        return Ok(Bytes::copy_from_slice(text.as_bytes()));
-    }
-    if format.list("body-patch")?.is_some() {
-        return Err(PublishError::BodyPatch);
-    }
-    Err(ShapeError::Missing {
-        of: format.name,
-        member: "body', 'body-bin', or 'body-patch",
-    }
-    .into())
+    let Some(operations) = format.list("body-patch")? else {
+        return Err(ShapeError::Missing {
+            of: format.name,
+            member: "body', 'body-bin', or 'body-patch",
+        }
+        .into());
+    };
+    let operations = operations
+        .iter()
+        .enumerate()
+        .map(|(index, value)| patch_operation(index, value))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(ResponseBody::Patch(Patch(operations)))
 }
 
-type Headers = Vec<(HeaderName, HeaderValue)>;
+fn patch_operation(index: usize, value: &Value) -> Result<PatchOperation, PublishError> {
+    PatchOperation::deserialize(value).map_err(|error| PublishError::PatchOperation {
+        index,
+        cause: error.to_string(),
+    })
+}
 
-fn headers(format: Object<'_>) -> Result<Headers, ShapeError> {
-    let pairs: Vec<(&str, &str)> = match format.raw("headers") {
-        None => Vec::new(),
-        Some(Value::Object(members)) => members
-            .iter()
-            .map(|(name, value)| match value {
-                Value::String(value) => Ok((name.as_str(), value.as_str())),
-                _ => Err(ShapeError::WrongType {
-                    of: "headers",
-                    member: name.clone(),
-                }),
-            })
-            .collect::<Result<_, _>>()?,
-        Some(Value::Array(list)) => list.iter().map(header_pair).collect::<Result<_, _>>()?,
-        Some(_) => return Err(format.wrong_type("headers")),
-    };
-    pairs
-        .into_iter()
-        .map(|(name, value)| header(name, value))
-        .filter(|header| !matches!(header, Ok((name, _)) if fields::is_grip(name)))
+/// What a message's own `Grip-Expose-Headers` names.
+fn expose_headers(headers: &Headers) -> Vec<HeaderName> {
+    headers
+        .iter()
+        .filter(|(name, _)| *name == GRIP_EXPOSE_HEADERS)
+        .flat_map(|(_, value)| value::split_list(value.as_bytes()))
+        // What is no header name matches no header.
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .collect()
-}
-
-fn header_pair(value: &Value) -> Result<(&str, &str), ShapeError> {
-    let pair = value.as_array().ok_or(ShapeError::ElementType("headers"))?;
-    let [name, value] = pair.as_slice() else {
-        return Err(ShapeError::HeaderPair);
-    };
-    Ok((
-        name.as_str().ok_or(ShapeError::HeaderNameType)?,
-        value.as_str().ok_or(ShapeError::HeaderValueType)?,
-    ))
-}
-
-fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), ShapeError> {
-    let invalid = || ShapeError::HeaderInvalid(name.to_owned());
-    Ok((
-        HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?,
-        HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid())?,
-    ))
 }
 
 fn http_stream(format: Object<'_>) -> Result<HttpStream, PublishError> {
     Ok(match action(format)? {
         Action::Send => {
-            let content = content(format)?.ok_or(ShapeError::Missing {
-                of: format.name,
-                member: "content' or 'content-bin",
-            })?;
+            let content_filters = content_filters(format)?;
+            let content = format
+                .bytes("content-bin", "content")?
+                .ok_or(ShapeError::Missing {
+                    of: format.name,
+                    member: "content' or 'content-bin",
+                })?;
             HttpStream::Send {
-                content: StreamContent::new(&content.into_bytes()),
-                content_filters: content_filters(format)?,
+                content: StreamContent::new(&content),
+                content_filters,
             }
         }
         Action::Hint => HttpStream::Hint,
@@ -318,8 +306,33 @@ fn ws_message(format: Object<'_>) -> Result<WsMessage, PublishError> {
 }
 
 fn ws_send(format: Object<'_>) -> Result<WsMessage, ShapeError> {
+    let kind = ws_kind(format)?;
+    let content_filters = content_filters(format)?;
     let content = content(format)?;
-    let kind = match format.string("type")? {
+    let kind = kind.unwrap_or(match content {
+        Some(Content::Binary(_)) => WsMessageKind::Binary,
+        Some(Content::Text(_)) | None => WsMessageKind::Text,
+    });
+    let content = match (content, kind) {
+        (Some(content), _) => content.into_bytes(),
+        (None, WsMessageKind::Ping | WsMessageKind::Pong) => Bytes::new(),
+        (None, WsMessageKind::Text | WsMessageKind::Binary) => {
+            return Err(ShapeError::Missing {
+                of: format.name,
+                member: "content' or 'content-bin",
+            });
+        }
+    };
+    Ok(WsMessage::Send {
+        kind,
+        content,
+        content_filters,
+    })
+}
+
+fn ws_kind(format: Object<'_>) -> Result<Option<WsMessageKind>, ShapeError> {
+    Ok(Some(match format.string("type")? {
+        None => return Ok(None),
         Some("text") => WsMessageKind::Text,
         Some("binary") => WsMessageKind::Binary,
         Some("ping") => WsMessageKind::Ping,
@@ -330,31 +343,14 @@ fn ws_send(format: Object<'_>) -> Result<WsMessage, ShapeError> {
                 member: "type",
             });
         }
-        None if matches!(content, Some(Content::Binary(_))) => WsMessageKind::Binary,
-        None => WsMessageKind::Text,
-    };
-    let content = match (content, kind) {
-        (Some(content), _) => content.into_bytes(),
-        (None, WsMessageKind::Ping | WsMessageKind::Pong) => Bytes::new(),
-        (None, _) => {
-            return Err(ShapeError::Missing {
-                of: format.name,
-                member: "content' or 'content-bin",
-            });
-        }
-    };
-    Ok(WsMessage::Send {
-        kind,
-        content,
-        content_filters: content_filters(format)?,
-    })
+    }))
 }
 
 fn close_code(format: Object<'_>) -> Result<Option<u16>, ShapeError> {
     let Some(code) = format.integer("code")? else {
         return Ok(None);
     };
-    let code = u16::try_from(code).map_err(|_| invalid(format, "code"))?;
+    let code = u16::try_from(code).map_err(|_| format.invalid_value("code"))?;
     Ok(Some(code))
 }
 
@@ -392,13 +388,6 @@ fn content_filters(format: Object<'_>) -> Result<Option<Vec<String>>, ShapeError
         .ok_or(ShapeError::ElementType("content-filters"))
 }
 
-fn invalid(object: Object<'_>, member: &'static str) -> ShapeError {
-    ShapeError::InvalidValue {
-        of: object.name,
-        member,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,6 +402,10 @@ mod tests {
         items(&format!(r#"{{"items":[{item}]}}"#))
             .unwrap()
             .remove(0)
+    }
+
+    fn complete(body: &'static str) -> ResponseBody {
+        ResponseBody::Complete(Bytes::from_static(body.as_bytes()))
     }
 
     #[track_caller]
@@ -445,7 +438,7 @@ mod tests {
             panic!("no answer: {item:?}");
         };
         assert_eq!(message.status.code, StatusCode::OK);
-        assert_eq!(message.body, "hello\n");
+        assert_eq!(message.body, complete("hello\n"));
         assert_eq!(message.headers[0].0, "content-type");
 
         let item = one(r#"{"http-stream": {"action": "close"}, "channel": "chan"}"#);
@@ -528,7 +521,7 @@ mod tests {
             .map(|(name, _)| name.as_str())
             .collect();
         assert_eq!(names, ["x-a", "x-a"]);
-        assert_eq!(message.body, "hi");
+        assert_eq!(message.body, complete("hi"));
     }
 
     #[test]
@@ -665,10 +658,6 @@ mod tests {
             (
                 r#"{"action":"x"}"#,
                 "'http-response' contains 'action' with unknown value",
-            ),
-            (
-                r#"{"body-patch":[]}"#,
-                "'http-response' with 'body-patch' is not supported",
             ),
         ] {
             check_format_error("http-response", content, text);

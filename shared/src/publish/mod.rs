@@ -82,10 +82,22 @@ pub struct ResponseMessage {
     pub status: Status,
     /// Headers in the order given; none of them is `Grip-*`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body, complete.
-    pub body: Bytes,
+    /// The only headers of the answer that the client may see, inherited ones included, if any are
+    /// named; GRIP `Grip-Expose-Headers`.
+    pub expose_headers: Vec<HeaderName>,
+    /// The body, or how to make it.
+    pub body: ResponseBody,
     /// The content filters that the body was written for; absent: any.
     pub content_filters: Option<Vec<String>>,
+}
+
+/// The body of an answer to held requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResponseBody {
+    /// The same for every receiver; publish members `body` and `body-bin`.
+    Complete(Bytes),
+    /// Made of the body that each receiver would have got; publish member `body-patch`, RFC 6902.
+    Patch(json_patch::Patch),
 }
 
 /// What a stream hold does with an item; publish format `http-stream`.
