@@ -127,6 +127,16 @@ impl<'a> Object<'a> {
         self.typed(member, self.raw(member), Value::as_array)
     }
 
+    /// The member as an object, which error texts of its own members call `name`.
+    pub(crate) fn object(
+        self,
+        member: &str,
+        name: &'static str,
+    ) -> Result<Option<Object<'a>>, ShapeError> {
+        let members = self.typed(member, self.raw(member), Value::as_object)?;
+        Ok(members.map(|members| Object { name, members }))
+    }
+
     /// An integer, given as a number (a fraction is rounded) or as a numeric string, because
     /// widely used libraries write `"code": "200"`.
     pub(crate) fn integer(self, member: &str) -> Result<Option<i64>, ShapeError> {

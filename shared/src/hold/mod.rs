@@ -5,12 +5,45 @@
 mod patch;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::HeaderMap;
 
+use crate::Limits;
 use crate::fields;
 use crate::http1::{self, Framing, Persistence};
-use crate::instruct::{Instruct, Status};
+use crate::instruct::{self, Instruct, InstructError, Status};
 use crate::publish::{ResponseBody, ResponseMessage};
+
+/// Reads a response with an instruction, in whichever form that is: what is to be done, and what
+/// the client gets unless something is published.
+///
+/// # Errors
+/// Whatever of the instruction cannot be followed.
+pub fn read_response(
+    origin: Status,
+    headers: &HeaderMap,
+    body: Bytes,
+    limits: &Limits,
+) -> Result<(Instruct, Answer), InstructError> {
+    let instruct = Instruct::from_headers(headers, limits)?;
+    if !instruct::has_instruct_type(headers) {
+        let answer = Answer::instructed(&instruct, origin, headers, body);
+        return Ok((instruct, answer));
+    }
+    if origin.code != StatusCode::OK {
+        return Err(InstructError::ContentStatus);
+    }
+    let (instruct, content) = instruct.with_content(&body, limits)?;
+    let answer = Answer {
+        status: instruct
+            .status
+            .clone()
+            .unwrap_or_else(|| Status::new(StatusCode::OK)),
+        headers: content.headers,
+        body: content.body,
+    };
+    Ok((instruct, answer))
+}
 
 /// A complete response: a held request's own, until something is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,9 +152,8 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Limits;
     use crate::publish::{self, HttpResponse};
-    use http::{HeaderValue, StatusCode, Version};
+    use http::{HeaderValue, Version};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -15,10 +15,13 @@ use crate::json::decode_base64_leniently;
 use crate::value::{self, Parameters, Piece};
 
 /// Wait of a response hold without `Grip-Timeout`.
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(55);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(55);
 /// What `Grip-Timeout: 0` means; the reference proxy raises it to this as well.
-const ZERO_TIMEOUT: Duration = Duration::from_secs(5);
-const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(55);
+pub(super) const ZERO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait of a keep-alive without `timeout`.
+pub(super) const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(55);
+/// The shortest wait of a keep-alive; zero is raised to it.
+pub(super) const MIN_KEEP_ALIVE: Duration = Duration::from_secs(1);
 const DEFAULT_LINK_TIMEOUT: Duration = Duration::from_mins(2);
 
 const GRIP_TIMEOUT: HeaderName = HeaderName::from_static("grip-timeout");
@@ -66,23 +69,23 @@ fn channels(headers: &HeaderMap, limits: &Limits) -> Result<Vec<Channel>, Instru
         .filter_map(|piece| Piece::parse(piece).ok())
         .map(|piece| channel(&piece, limits))
         .collect::<Result<Vec<_>, _>>()?;
+    check_count(&channels, limits)?;
+    Ok(channels)
+}
+
+/// Refuses more channels than [`Limits::channels`].
+pub(super) fn check_count(channels: &[Channel], limits: &Limits) -> Result<(), InstructError> {
     if channels.len() > limits.channels {
         return Err(InstructError::TooManyChannels {
             found: channels.len(),
             allowed: limits.channels,
         });
     }
-    Ok(channels)
+    Ok(())
 }
 
 fn channel(piece: &Piece<'_>, limits: &Limits) -> Result<Channel, InstructError> {
     let name = text(piece.main, "Grip-Channel")?;
-    if name.len() > limits.channel_name_bytes {
-        return Err(InstructError::ChannelNameTooLong {
-            found: name.len(),
-            allowed: limits.channel_name_bytes,
-        });
-    }
     let prev_id = match piece.parameters.first("prev-id") {
         Some(id) => Some(ItemId::new(text(id, "Grip-Channel prev-id")?)),
         None => None,
@@ -92,6 +95,22 @@ fn channel(piece: &Piece<'_>, limits: &Limits) -> Result<Channel, InstructError>
         .all("filter")
         .map(|filter| text(filter, "Grip-Channel filter").map(str::to_owned))
         .collect::<Result<Vec<_>, _>>()?;
+    checked_channel(name, prev_id, filters, limits)
+}
+
+/// A channel within [`Limits::channel_name_bytes`] and [`Limits::filters`].
+pub(super) fn checked_channel(
+    name: &str,
+    prev_id: Option<ItemId>,
+    filters: Vec<String>,
+    limits: &Limits,
+) -> Result<Channel, InstructError> {
+    if name.len() > limits.channel_name_bytes {
+        return Err(InstructError::ChannelNameTooLong {
+            found: name.len(),
+            allowed: limits.channel_name_bytes,
+        });
+    }
     if filters.len() > limits.filters {
         return Err(InstructError::TooManyFilters(name.to_owned()));
     }
@@ -138,7 +157,7 @@ fn keep_alive_timeout(parameters: &Parameters<'_>) -> Result<Duration, InstructE
     };
     let seconds = value::integer(value).ok_or(InstructError::KeepAliveTimeoutSyntax)?;
     let timeout = seconds_of(seconds).ok_or(InstructError::KeepAliveTimeoutValue)?;
-    Ok(timeout.max(Duration::from_secs(1)))
+    Ok(timeout.max(MIN_KEEP_ALIVE))
 }
 
 fn keep_alive_mode(parameters: &Parameters<'_>) -> Result<KeepAliveMode, InstructError> {

@@ -1,9 +1,10 @@
 //! Origin to hub: what a response asks the proxy to do with the client that is waiting for it.
 //!
-//! Knows headers and bytes; does not know connections. Read [`Instruct`] first. The JSON form,
-//! `application/grip-instruct`, belongs in a file beside `headers`.
+//! Knows headers and bytes; does not know connections. Read [`Instruct`] first. An instruction is
+//! in the headers, and may go on in the body as `application/grip-instruct`.
 
 mod headers;
+mod json;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,8 +14,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, He
 
 use crate::channel::Channel;
 use crate::fields;
+use crate::json::ShapeError;
 
-/// Everything that one response instructs; GRIP `Grip-*` response headers.
+/// Everything that one response instructs; GRIP `Grip-*` response headers, GRIP
+/// `application/grip-instruct`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruct {
     /// Whether and how to hold the client; absent means: answer and be done.
@@ -177,6 +180,24 @@ pub enum InstructError {
     /// `Grip-Status` does not begin with a code from 100 to 999.
     #[error("Grip-Status contains invalid status code")]
     StatusCode,
+    /// `application/grip-instruct` comes with another status than 200.
+    #[error("response code for application/grip-instruct content must be 200")]
+    ContentStatus,
+    /// The body is no JSON.
+    #[error("failed to parse application/grip-instruct content as JSON")]
+    ContentSyntax,
+    /// The body is no JSON object.
+    #[error("instruct must be an object")]
+    ContentType,
+    /// The `mode` of a hold is neither `response` nor `stream`.
+    #[error("hold 'mode' must be set to either 'response' or 'stream'")]
+    ContentHoldMode,
+    /// A filter is not a string.
+    #[error("filters contains value with wrong type")]
+    FilterType,
+    /// The body is not of the right shape.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
 }
 
 /// The content type of the JSON form of an instruction.
