@@ -26,6 +26,7 @@ mod mailbox;
 mod open_files;
 mod proxy;
 mod purge;
+pub mod routes;
 mod shard;
 
 pub use hub::{Hub, StartError};

@@ -7,12 +7,15 @@ mod raw;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use grip::signature::SigningKey;
 use http::Uri;
 use http::uri::Authority;
+
+use crate::routes::{Routes, Security};
 
 pub use raw::{RawConfig, RawForwarded, RawGrip, RawLimits, RawPurge};
 
@@ -28,6 +31,10 @@ pub struct Config {
     pub control: SocketAddr,
     /// Where requests go.
     pub origin: Origin,
+    /// Which targets requests go to.
+    pub routes: Arc<Routes>,
+    /// The file that the routes are from, if they are from one.
+    pub routes_file: Option<PathBuf>,
     /// Threads that serve clients, at least one.
     pub shards: usize,
     /// Longest duration of a shutdown.
@@ -49,6 +56,8 @@ pub struct Config {
 pub struct Origin {
     /// Host and port.
     pub authority: Authority,
+    /// Whether it is `https`.
+    pub security: Security,
 }
 
 impl Origin {
@@ -57,8 +66,12 @@ impl Origin {
     /// # Panics
     /// Never: `path` was taken from a URI.
     pub(crate) fn uri(&self, path: &http::uri::PathAndQuery) -> Uri {
+        let scheme = match self.security {
+            Security::Plain => "http",
+            Security::Tls => "https",
+        };
         Uri::builder()
-            .scheme("http")
+            .scheme(scheme)
             .authority(self.authority.clone())
             .path_and_query(path.clone())
             .build()
@@ -168,6 +181,13 @@ impl RawConfig {
     }
 }
 
+/// Which schemes an address may have.
+#[derive(Debug, Clone, Copy)]
+enum Schemes {
+    Http,
+    HttpAndHttps,
+}
+
 struct Checker<'a> {
     directory: &'a Path,
     mistakes: Vec<Mistake>,
@@ -178,10 +198,8 @@ impl Checker<'_> {
     fn config(&mut self, raw: &RawConfig) -> Option<Config> {
         let listen = self.address("listen", raw.listen.as_deref().unwrap_or("127.0.0.1:7999"));
         let control = self.control(raw.control.as_deref().unwrap_or("127.0.0.1:5561"));
-        let origin = self.origin(
-            "origin",
-            raw.origin.as_deref().unwrap_or("http://127.0.0.1:8080"),
-        );
+        let origin = raw.origin.as_deref().unwrap_or("http://127.0.0.1:8080");
+        let origin = self.origin("origin", origin, Schemes::HttpAndHttps);
         let drain = self.duration("drain", raw.drain.as_deref().unwrap_or("5s"));
         let signature = self.signature(&raw.grip);
         let forwarded_for = self.forwarded_for(raw.forwarded.for_rules.as_deref().unwrap_or(""));
@@ -190,6 +208,8 @@ impl Checker<'_> {
         Some(Config {
             listen: listen?,
             control: control?,
+            routes: Arc::new(Routes::to_origin(origin.as_ref()?)),
+            routes_file: None,
             origin: origin?,
             shards: match raw.shards.unwrap_or(0) {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -238,17 +258,24 @@ impl Checker<'_> {
         )
     }
 
-    fn origin(&mut self, key: &str, value: &str) -> Option<Origin> {
-        let allowed = "give http://HOST[:PORT], such as http://127.0.0.1:8080";
+    fn origin(&mut self, key: &str, value: &str, schemes: Schemes) -> Option<Origin> {
+        let allowed = match schemes {
+            Schemes::Http => "give http://HOST[:PORT], such as http://127.0.0.1:8080",
+            Schemes::HttpAndHttps => "give http[s]://HOST[:PORT], such as http://127.0.0.1:8080",
+        };
         let Ok(uri) = value.parse::<Uri>() else {
             return self.mistake(key, format_args!("{value:?} is no URL; {allowed}"));
         };
-        if uri.scheme_str() != Some("http") {
-            return self.mistake(
-                key,
-                format_args!("{value:?} has no scheme that is supported; {allowed}"),
-            );
-        }
+        let security = match (uri.scheme_str(), schemes) {
+            (Some("http"), _) => Security::Plain,
+            (Some("https"), Schemes::HttpAndHttps) => Security::Tls,
+            _ => {
+                return self.mistake(
+                    key,
+                    format_args!("{value:?} has no scheme that is supported; {allowed}"),
+                );
+            }
+        };
         if uri
             .path_and_query()
             .is_some_and(|path| path.as_str() != "/")
@@ -261,6 +288,7 @@ impl Checker<'_> {
             {
                 Some(Origin {
                     authority: authority.clone(),
+                    security,
                 })
             }
             _ => self.mistake(
@@ -356,7 +384,7 @@ impl Checker<'_> {
 
     fn purge(&mut self, raw: &RawPurge) -> Option<Purge> {
         let edge = match &raw.edge {
-            Some(edge) => self.origin("purge.edge", edge),
+            Some(edge) => self.origin("purge.edge", edge, Schemes::Http),
             None => self.mistake(
                 "purge.edge",
                 "is missing; give the edge's address, such as http://127.0.0.1:7676",
@@ -432,8 +460,12 @@ mod tests {
             "control: \"0.0.0.0:5561\" is not a loopback address",
         );
         check_mistake(
-            "origin = \"https://a\"",
-            "origin: \"https://a\" has no scheme that is supported; give http://",
+            "origin = \"ftp://a\"",
+            "origin: \"ftp://a\" has no scheme that is supported; give http[s]://",
+        );
+        check_mistake(
+            "[purge]\nedge = \"https://a\"",
+            "purge.edge: \"https://a\" has no scheme that is supported; give http://",
         );
         check_mistake(
             "origin = \"http://a/b\"",
