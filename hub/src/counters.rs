@@ -24,7 +24,7 @@ impl Counter {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -64,6 +64,10 @@ counters! {
     malformed_heads: "gripline_malformed_heads_total", "counter";
     /// Request heads over the limit of bytes or fields.
     oversized_heads: "gripline_oversized_heads_total", "counter";
+    /// Requests sent to origins.
+    origin_requests: "gripline_origin_requests_total", "counter";
+    /// Connections to origins opened.
+    origin_connections: "gripline_origin_connections_total", "counter";
     /// Requests that could not be proxied because of the origin.
     origin_errors: "gripline_origin_errors_total", "counter";
     /// Responses whose GRIP instructions could not be followed.

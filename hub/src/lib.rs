@@ -28,6 +28,11 @@ mod proxy;
 mod purge;
 pub mod routes;
 mod shard;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "requests still go out through the proxy's client")
+)]
+mod upstream;
 
 pub use hub::{Hub, StartError};
 pub use open_files::raise_open_files;
