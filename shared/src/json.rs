@@ -132,9 +132,9 @@ impl<'a> Object<'a> {
         self,
         member: &str,
         name: &'static str,
-    ) -> Result<Option<Object<'a>>, ShapeError> {
+    ) -> Result<Option<Self>, ShapeError> {
         let members = self.typed(member, self.raw(member), Value::as_object)?;
-        Ok(members.map(|members| Object { name, members }))
+        Ok(members.map(|members| Self { name, members }))
     }
 
     /// An integer, given as a number (a fraction is rounded) or as a numeric string, because

@@ -25,6 +25,8 @@ pub mod hold;
 pub mod http1;
 pub mod instruct;
 mod json;
+#[cfg(test)]
+mod noise;
 pub mod publish;
 pub mod signature;
 mod value;

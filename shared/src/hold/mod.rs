@@ -152,8 +152,11 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instruct::HoldMode;
+    use crate::noise::Noise;
     use crate::publish::{self, HttpResponse};
     use http::{HeaderValue, Version};
+    use serde_json::json;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -181,6 +184,59 @@ mod tests {
     fn check(answer: &Answer, expected: &str) {
         let bytes = answer.encode(Version::HTTP_11, Persistence::Reuse);
         assert_eq!(std::str::from_utf8(&bytes).unwrap(), expected);
+    }
+
+    fn read(
+        origin: StatusCode,
+        lines: &[(&'static str, &'static str)],
+        body: &'static str,
+    ) -> Result<(Instruct, Answer), InstructError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let body = Bytes::from_static(body.as_bytes());
+        read_response(Status::new(origin), &headers, body, &Limits::default())
+    }
+
+    const HEADER_FORM: [(&str, &str); 2] =
+        [("content-type", "text/plain"), ("grip-hold", "stream")];
+    const JSON_FORM: [(&str, &str); 3] = [
+        ("content-type", "application/grip-instruct; charset=utf-8"),
+        ("grip-channel", "a"),
+        ("x-origin", "1"),
+    ];
+
+    #[test]
+    fn the_content_type_decides_where_the_instruction_is() {
+        let (instruct, answer) = read(StatusCode::NOT_FOUND, &HEADER_FORM, "{}").unwrap();
+        assert_eq!(instruct.hold, Some(HoldMode::Stream));
+        check(
+            &answer,
+            "HTTP/1.1 404 Not Found\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n{}",
+        );
+        let body = r#"{"hold":{"channels":[{"name":"b"}]},"response":{"headers":{"X-A":"1"},"body":"hi"}}"#;
+        let (instruct, answer) = read(StatusCode::OK, &JSON_FORM, body).unwrap();
+        assert_eq!(instruct.hold, Some(HoldMode::Response));
+        assert_eq!(instruct.channels.len(), 2);
+        check(
+            &answer,
+            "HTTP/1.1 200 OK\r\nx-a: 1\r\ncontent-length: 2\r\n\r\nhi",
+        );
+        let (_, answer) = read(StatusCode::OK, &JSON_FORM, "{}").unwrap();
+        check(&answer, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn content_that_instructs_comes_with_status_200() {
+        let error = read(StatusCode::CREATED, &JSON_FORM, "{}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "response code for application/grip-instruct content must be 200"
+        );
+        let headers = [JSON_FORM[0], ("grip-hold", "none")];
+        let error = read(StatusCode::OK, &headers, "{}").unwrap_err();
+        assert_eq!(error, InstructError::HoldMode);
     }
 
     #[test]
@@ -239,6 +295,34 @@ mod tests {
             r#"{"headers":[["X-A","1"],["X-B","2"],["Grip-Expose-Headers","ETag, x y"],["Grip-Expose-Headers","X-B, Grip-Hold"],["Grip-Hold","stream"]],"body":""}"#,
             "HTTP/1.1 200 OK\r\netag: \"1\"\r\nx-b: 2\r\ncontent-length: 0\r\n\r\n",
         );
+    }
+
+    #[test]
+    fn damaged_patches_are_applied_or_give_an_empty_body() {
+        let valid = json!({"items": [{"channel": "c", "http-response": {
+            "headers": {"Grip-Expose-Headers": "etag", "x-a": "1"},
+            "body-patch": [
+                {"op": "copy", "from": "", "path": "/b"},
+                {"op": "move", "from": "/b/a", "path": "/c"},
+                {"op": "test", "path": "/a", "value": 1},
+                {"op": "add", "path": "/b/d", "value": [1]},
+                {"op": "replace", "path": "/b/d/0", "value": "x"},
+                {"op": "remove", "path": "/a"},
+            ],
+        }}]});
+        let held = instructed("");
+        let mut patched = [0, 0];
+        for seed in 0..4000 {
+            let damaged = Noise::new(seed).damaged(&valid);
+            for item in publish::parse(&damaged, &Limits::default()).unwrap_or_default() {
+                if let Some(HttpResponse::Send(message)) = item.http_response {
+                    let answer = held.published(&message);
+                    answer.encode(Version::HTTP_11, Persistence::Reuse);
+                    patched[usize::from(!answer.body.is_empty())] += 1;
+                }
+            }
+        }
+        assert!(patched.iter().all(|count| *count > 20), "{patched:?}");
     }
 
     #[test]

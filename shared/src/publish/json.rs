@@ -255,6 +255,9 @@ fn response_body(format: Object<'_>) -> Result<ResponseBody, PublishError> {
 }
 
 fn patch_operation(index: usize, value: &Value) -> Result<PatchOperation, PublishError> {
+    if !value.is_object() {
+        return Err(ShapeError::ElementType("body-patch").into());
+    }
     PatchOperation::deserialize(value).map_err(|error| PublishError::PatchOperation {
         index,
         cause: error.to_string(),
@@ -391,6 +394,8 @@ fn content_filters(format: Object<'_>) -> Result<Option<Vec<String>>, ShapeError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
+    use serde_json::json;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -421,9 +426,16 @@ mod tests {
         );
     }
 
+    /// `@` in the text stands for the format's name as error texts write it.
     #[track_caller]
     fn check_format_error(format: &str, content: &str, text: &str) {
-        check_item_error(&format!(r#"{{"channel":"c","{format}":{content}}}"#), text);
+        let text = text.replace('@', &format!("'{format}'"));
+        let format = format!(r#""{format}":{content}"#);
+        check_item_error(&format!(r#"{{"channel":"c",{format}}}"#), &text);
+        check_item_error(
+            &format!(r#"{{"channel":"c","formats":{{{format}}}}}"#),
+            &text,
+        );
     }
 
     #[test]
@@ -529,7 +541,15 @@ mod tests {
         check_error("", "Body is not valid JSON.");
         check_error("{", "Body is not valid JSON.");
         check_error("7", "Body is not valid JSON.");
+        check_error("null", "Body is not valid JSON.");
+        check_error("\"x\"", "Body is not valid JSON.");
+        check_error(r#"{"items":[]}x"#, "Body is not valid JSON.");
+        check_error(&"[".repeat(10_000), "Body is not valid JSON.");
         check_error("[]", "Invalid format.");
+        check_error(
+            r#"{"items":null}"#,
+            "Invalid format: object contains 'items' with wrong type",
+        );
         check_error("{}", "Invalid format: object does not contain 'items'");
         check_error(
             r#"{"items":{}}"#,
@@ -568,6 +588,32 @@ mod tests {
             r#"{"channel":"c","size":-1,"http-stream":{"content":""}}"#,
             "publish item object contains 'size' with invalid value",
         );
+        for member in ["channel", "size", "no-seq", "purge"] {
+            check_item_error(
+                &format!(r#"{{"channel":"c","http-stream":{{"content":""}},"{member}":null}}"#),
+                &format!("{of} contains '{member}' with wrong type"),
+            );
+        }
+        check_item_error(
+            r#"{"channel":"c","size":"x","http-stream":{"content":""}}"#,
+            "publish item object contains 'size' with wrong type",
+        );
+        check_item_error("null", "publish item object is not an object");
+        check_item_error(
+            r#"{"channel":"c","formats":null,"unknown":{}}"#,
+            "no formats specified",
+        );
+        // `formats` rules the older form out, even if it is empty.
+        check_item_error(
+            r#"{"channel":"c","formats":{},"http-stream":{"content":"x"}}"#,
+            "no formats specified",
+        );
+        // Of two mistakes, the one that the reference proxy tells.
+        check_item_error(
+            r#"{"formats":7}"#,
+            "publish item object does not contain 'channel'",
+        );
+        check_item_error(r#"{"channel":"c","size":-1}"#, "no formats specified");
         check_item_error(
             r#"{"channel":"c","meta":{"a":1},"http-stream":{"content":""}}"#,
             "'meta' contains 'a' with wrong type",
@@ -582,82 +628,30 @@ mod tests {
     #[test]
     fn responses_of_the_wrong_shape_are_refused() {
         for (content, text) in [
-            ("7", "'http-response' is not an object"),
-            (
-                "{}",
-                "'http-response' does not contain 'body', 'body-bin', or 'body-patch'",
-            ),
-            (
-                r#"{"code":[]}"#,
-                "'http-response' contains 'code' with wrong type",
-            ),
-            (
-                r#"{"code":"x"}"#,
-                "'http-response' contains 'code' with wrong type",
-            ),
-            (
-                r#"{"code":1000}"#,
-                "'http-response' contains 'code' with invalid value",
-            ),
-            (
-                r#"{"code":-1}"#,
-                "'http-response' contains 'code' with invalid value",
-            ),
-            (
-                r#"{"reason":1}"#,
-                "'http-response' contains 'reason' with wrong type",
-            ),
-            (
-                r#"{"reason":"a\r\nb"}"#,
-                "'http-response' contains 'reason' with invalid value",
-            ),
-            (
-                r#"{"headers":1}"#,
-                "'http-response' contains 'headers' with wrong type",
-            ),
-            (
-                r#"{"headers":[1]}"#,
-                "headers contains element with wrong type",
-            ),
-            (
-                r#"{"headers":[["a"]]}"#,
-                "headers contains list with wrong number of elements",
-            ),
-            (
-                r#"{"headers":[[1,"a"]]}"#,
-                "header contains name element with wrong type",
-            ),
-            (
-                r#"{"headers":[["a",1]]}"#,
-                "header contains value element with wrong type",
-            ),
-            (
-                r#"{"headers":{"a":1}}"#,
-                "headers contains 'a' with wrong type",
-            ),
-            (
-                r#"{"headers":{"a b":"1"}}"#,
-                "headers contains 'a b', which is not a valid header",
-            ),
-            (
-                r#"{"headers":{"a":"1\r\nb: 2"}}"#,
-                "headers contains 'a', which is not a valid header",
-            ),
-            (
-                r#"{"body":1}"#,
-                "'http-response' contains 'body' with wrong type",
-            ),
-            (
-                r#"{"body":"","content-filters":1}"#,
-                "'http-response' contains 'content-filters' with wrong type",
-            ),
-            (
-                r#"{"body":"","content-filters":[1]}"#,
-                "content-filters contains element with wrong type",
-            ),
+            ("7", "@ is not an object"),
             (
                 r#"{"action":"x"}"#,
-                "'http-response' contains 'action' with unknown value",
+                "@ contains 'action' with unknown value",
+            ),
+            (r#"{"action":null}"#, "@ contains 'action' with wrong type"),
+            (r#"{"code":[]}"#, "@ contains 'code' with wrong type"),
+            (r#"{"code":null}"#, "@ contains 'code' with wrong type"),
+            (r#"{"code":true}"#, "@ contains 'code' with wrong type"),
+            (r#"{"code":"x"}"#, "@ contains 'code' with wrong type"),
+            (r#"{"code":""}"#, "@ contains 'code' with wrong type"),
+            (r#"{"code":1000}"#, "@ contains 'code' with invalid value"),
+            (r#"{"code":999.5}"#, "@ contains 'code' with invalid value"),
+            (r#"{"code":99}"#, "@ contains 'code' with invalid value"),
+            (r#"{"code":-1}"#, "@ contains 'code' with invalid value"),
+            (r#"{"reason":1}"#, "@ contains 'reason' with wrong type"),
+            (
+                r#"{"reason":"\r\n"}"#,
+                "@ contains 'reason' with invalid value",
+            ),
+            // Of two mistakes, the one that the reference proxy tells.
+            (
+                r#"{"reason":1,"code":-1}"#,
+                "@ contains 'code' with invalid value",
             ),
         ] {
             check_format_error("http-response", content, text);
@@ -665,41 +659,351 @@ mod tests {
     }
 
     #[test]
-    fn streams_and_messages_of_the_wrong_shape_are_refused() {
-        for (format, content, text) in [
+    fn headers_of_the_wrong_shape_are_refused() {
+        let pair = "headers contains list with wrong number of elements";
+        let invalid = "headers contains 'a', which is not a valid header";
+        for (headers, text) in [
+            ("1", "@ contains 'headers' with wrong type"),
+            ("null", "@ contains 'headers' with wrong type"),
+            ("[1]", "headers contains element with wrong type"),
+            (r#"[["a"]]"#, pair),
+            (r#"[["a","b","c"]]"#, pair),
             (
-                "http-stream",
-                "{}",
-                "'http-stream' does not contain 'content' or 'content-bin'",
+                r#"[[1,"a"]]"#,
+                "header contains name element with wrong type",
             ),
             (
-                "http-stream",
-                r#"{"content":1}"#,
-                "'http-stream' contains 'content' with wrong type",
+                r#"[["a",1]]"#,
+                "header contains value element with wrong type",
+            ),
+            (r#"{"a":1}"#, "headers contains 'a' with wrong type"),
+            (r#"{"a":null}"#, "headers contains 'a' with wrong type"),
+        ] {
+            let content = format!(r#"{{"headers":{headers}}}"#);
+            check_format_error("http-response", &content, text);
+        }
+        for value in ["1\\r\\nb: 2", "1\\r", "1\\n", "\\u0000"] {
+            for headers in [
+                format!(r#"{{"a":"{value}"}}"#),
+                format!(r#"[["b","1"],["a","{value}"]]"#),
+            ] {
+                let content = format!(r#"{{"headers":{headers}}}"#);
+                check_format_error("http-response", &content, invalid);
+            }
+        }
+        for (name, shown) in [
+            ("", ""),
+            ("a b", "a b"),
+            ("a\\r\\nb", "a\r\nb"),
+            ("a:", "a:"),
+        ] {
+            check_format_error(
+                "http-response",
+                &format!(r#"{{"headers":{{"{name}":"1"}}}}"#),
+                &format!("headers contains '{shown}', which is not a valid header"),
+            );
+        }
+    }
+
+    #[test]
+    fn bodies_of_answers_of_the_wrong_shape_are_refused() {
+        let none = "@ does not contain 'body', 'body-bin', or 'body-patch'";
+        for (content, text) in [
+            ("{}", none),
+            (r#"{"body":1}"#, "@ contains 'body' with wrong type"),
+            (r#"{"body":null}"#, "@ contains 'body' with wrong type"),
+            (
+                r#"{"body-bin":1,"body":""}"#,
+                "@ contains 'body-bin' with wrong type",
             ),
             (
-                "http-stream",
-                r#"{"action":1}"#,
-                "'http-stream' contains 'action' with wrong type",
+                r#"{"body-patch":{}}"#,
+                "@ contains 'body-patch' with wrong type",
             ),
             (
-                "ws-message",
-                "{}",
-                "'ws-message' does not contain 'content' or 'content-bin'",
-            ),
-            (
-                "ws-message",
-                r#"{"type":"x"}"#,
-                "'ws-message' contains 'type' with unknown value",
-            ),
-            (
-                "ws-message",
-                r#"{"action":"close","code":-1}"#,
-                "'ws-message' contains 'code' with invalid value",
+                r#"{"body-patch":[[]]}"#,
+                "body-patch contains element with wrong type",
             ),
         ] {
-            check_format_error(format, content, text);
+            check_format_error("http-response", content, text);
         }
+    }
+
+    #[test]
+    fn content_filters_of_the_wrong_shape_are_refused() {
+        for format in ["http-response", "http-stream", "ws-message"] {
+            let member = "@ contains 'content-filters' with wrong type";
+            let element = "content-filters contains element with wrong type";
+            for (filters, text) in [
+                ("1", member),
+                ("null", member),
+                ("{}", member),
+                ("[1]", element),
+                (r#"["build-id",null]"#, element),
+            ] {
+                // They are read before the content, which is not there.
+                check_format_error(format, &format!(r#"{{"content-filters":{filters}}}"#), text);
+            }
+        }
+    }
+
+    #[test]
+    fn streams_of_the_wrong_shape_are_refused() {
+        for (content, text) in [
+            ("[]", "@ is not an object"),
+            ("null", "@ is not an object"),
+            ("{}", "@ does not contain 'content' or 'content-bin'"),
+            (r#"{"content":1}"#, "@ contains 'content' with wrong type"),
+            (
+                r#"{"content":null}"#,
+                "@ contains 'content' with wrong type",
+            ),
+            (
+                r#"{"content-bin":[],"content":""}"#,
+                "@ contains 'content-bin' with wrong type",
+            ),
+            (r#"{"action":1}"#, "@ contains 'action' with wrong type"),
+            (
+                r#"{"action":"x"}"#,
+                "@ contains 'action' with unknown value",
+            ),
+        ] {
+            check_format_error("http-stream", content, text);
+        }
+    }
+
+    #[test]
+    fn messages_of_the_wrong_shape_are_refused() {
+        let none = "@ does not contain 'content' or 'content-bin'";
+        for (content, text) in [
+            ("null", "@ is not an object"),
+            ("{}", none),
+            (r#"{"type":"text"}"#, none),
+            (r#"{"type":"binary"}"#, none),
+            (r#"{"type":"x"}"#, "@ contains 'type' with unknown value"),
+            (
+                r#"{"type":1,"content":""}"#,
+                "@ contains 'type' with wrong type",
+            ),
+            (r#"{"content":1}"#, "@ contains 'content' with wrong type"),
+            (
+                r#"{"content-bin":1}"#,
+                "@ contains 'content-bin' with wrong type",
+            ),
+            (r#"{"action":""}"#, "@ contains 'action' with unknown value"),
+        ] {
+            check_format_error("ws-message", content, text);
+        }
+        for (members, text) in [
+            (r#""code":-1"#, "@ contains 'code' with invalid value"),
+            (r#""code":65536"#, "@ contains 'code' with invalid value"),
+            (r#""code":[]"#, "@ contains 'code' with wrong type"),
+            (r#""code":"x""#, "@ contains 'code' with wrong type"),
+            (r#""reason":1"#, "@ contains 'reason' with wrong type"),
+        ] {
+            let content = format!(r#"{{"action":"close",{members}}}"#);
+            check_format_error("ws-message", &content, text);
+        }
+    }
+
+    #[test]
+    fn operations_that_are_none_are_refused() {
+        let add = r#"{"op":"add","path":"/a","value":null}"#;
+        for (operations, text) in [
+            ("[{}]".to_owned(), "index 0: missing field `op`"),
+            (
+                format!(r#"[{add},{{"op":"add","path":"/a"}}]"#),
+                "index 1: missing field `value`",
+            ),
+            (
+                format!(r#"[{add},{{"op":"copy","path":"/a"}}]"#),
+                "index 1: missing field `from`",
+            ),
+            (
+                r#"[{"op":"remove"}]"#.to_owned(),
+                "index 0: missing field `path`",
+            ),
+            (
+                r#"[{"op":"set"}]"#.to_owned(),
+                "index 0: unknown variant `set`, expected one of `add`, `remove`, `replace`, `move`, `copy`, `test`",
+            ),
+            (
+                r#"[{"op":"remove","path":"a"}]"#.to_owned(),
+                "index 0: json pointer failed to parse; does not start with a slash ('/') and is not empty",
+            ),
+            (
+                r#"[{"op":"remove","path":"/~2"}]"#.to_owned(),
+                "index 0: json pointer failed to parse; the first token in the partial-pointer starting at offset 0 is malformed",
+            ),
+        ] {
+            check_format_error(
+                "http-response",
+                &format!(r#"{{"body-patch":{operations}}}"#),
+                &format!("body-patch contains invalid operation at {text}"),
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_kind_of_body_wins() {
+        let body = |format: &str| {
+            let item = one(&format!(r#"{{"channel":"c","http-response":{format}}}"#));
+            let Some(HttpResponse::Send(message)) = item.http_response else {
+                panic!("no answer");
+            };
+            message.body
+        };
+        assert_eq!(
+            body(r#"{"body-patch":1,"body":2,"body-bin":"aGk="}"#),
+            complete("hi")
+        );
+        assert_eq!(body(r#"{"body-patch":1,"body":"x"}"#), complete("x"));
+        let patch = json!([{"op": "test", "path": "/a~1b", "value": [1.5]}]);
+        assert_eq!(
+            body(&format!(r#"{{"body-patch":{patch}}}"#)),
+            ResponseBody::Patch(serde_json::from_value(patch).unwrap())
+        );
+        assert_eq!(
+            body(r#"{"body-patch":[]}"#),
+            ResponseBody::Patch(Patch::default())
+        );
+    }
+
+    #[test]
+    fn numbers_are_rounded_and_may_be_strings() {
+        let status = |code: &str| {
+            let item = one(&format!(
+                r#"{{"channel":"c","http-response":{{"code":{code},"reason":"","body":""}}}}"#
+            ));
+            let Some(HttpResponse::Send(message)) = item.http_response else {
+                panic!("no answer");
+            };
+            (
+                message.status.code.as_u16(),
+                message.status.reason().to_owned(),
+            )
+        };
+        for code in ["404", "\"404\"", "\" 404 \"", "403.5", "404.4", "4.04e2"] {
+            assert_eq!(status(code), (404, "Not Found".to_owned()), "{code}");
+        }
+        for (size, expected) in [("0", 0), ("-0.4", 0), ("1.5", 2), ("\"7\"", 7)] {
+            let item = one(&format!(
+                r#"{{"channel":"c","size":{size},"http-stream":{{"content":""}}}}"#
+            ));
+            assert_eq!(item.size, Some(expected), "{size}");
+        }
+    }
+
+    #[test]
+    fn members_that_an_action_does_not_need_are_not_read() {
+        for action in ["hint", "close", "refresh"] {
+            let item = one(&format!(
+                r#"{{"channel":"c","formats":{{
+                    "http-response":{{"action":"{action}","code":[],"headers":1,"body":1}},
+                    "http-stream":{{"action":"{action}","content":1,"content-filters":1}}
+                }}}}"#
+            ));
+            let expected = match action {
+                "hint" => (HttpResponse::Hint, HttpStream::Hint),
+                "close" => (HttpResponse::Close, HttpStream::Close),
+                _ => (HttpResponse::Refresh, HttpStream::Refresh),
+            };
+            assert_eq!(item.http_response.zip(item.http_stream), Some(expected));
+        }
+        for (action, expected) in [
+            (r#""hint""#, WsMessage::Hint),
+            (r#""refresh","code":[],"type":"x""#, WsMessage::Refresh),
+            (
+                r#""close","content":1"#,
+                WsMessage::Close {
+                    code: None,
+                    reason: String::new(),
+                },
+            ),
+        ] {
+            let item = one(&format!(
+                r#"{{"channel":"c","ws-message":{{"action":{action}}}}}"#
+            ));
+            assert_eq!(item.ws_message, Some(expected), "{action}");
+        }
+    }
+
+    #[test]
+    fn the_type_of_a_message_decides_over_its_content() {
+        use WsMessageKind::{Binary, Ping, Pong, Text};
+        let message = |format: &str| {
+            let item = one(&format!(r#"{{"channel":"c","ws-message":{format}}}"#));
+            let Some(WsMessage::Send { kind, content, .. }) = item.ws_message else {
+                panic!("no message");
+            };
+            (kind, content)
+        };
+        for (format, kind, content) in [
+            (r#"{"content":"a"}"#, Text, "a"),
+            (r#"{"content-bin":"aGk="}"#, Binary, "hi"),
+            (r#"{"content-bin":"aGk=","content":1}"#, Binary, "hi"),
+            (
+                r#"{"action":"send","type":"text","content-bin":"aGk="}"#,
+                Text,
+                "hi",
+            ),
+            (r#"{"type":"binary","content":"a"}"#, Binary, "a"),
+            (r#"{"type":"ping"}"#, Ping, ""),
+            (r#"{"type":"pong","content":"a"}"#, Pong, "a"),
+        ] {
+            assert_eq!(
+                message(format),
+                (kind, Bytes::from_static(content.as_bytes())),
+                "{format}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_ignored() {
+        let item = one(r#"{"channel":"c","formats":{"x":1},"http-stream":{"content":"x"}}"#);
+        assert_eq!(
+            (item.http_response, item.http_stream, item.ws_message),
+            (None, None, None)
+        );
+        let items =
+            items(r#"{"x":1,"items":[{"channel":"","x":1,"ws-message":{"content":"","x":1}}]}"#);
+        assert_eq!(items.unwrap()[0].channel.as_str(), "");
+    }
+
+    #[test]
+    fn a_header_map_holds_all_headers_of_a_message() {
+        let headers = vec![r#"["a","b"]"#; 101].join(",");
+        check_format_error(
+            "http-response",
+            &format!(r#"{{"body":"","headers":[{headers}]}}"#),
+            "headers contains 101 headers, at most 100 are allowed",
+        );
+    }
+
+    #[test]
+    fn damaged_requests_are_read_or_refused() {
+        let valid = json!({"items": [
+            {
+                "channel": "c", "id": "2", "prev-id": "1", "meta": {"sender": "u"}, "size": 1.5, "no-seq": false,
+                "formats": {
+                    "http-response": {"code": "200", "reason": "OK", "headers": {"a": "b"}, "body-bin": "aGk="},
+                    "http-stream": {"content": "x", "content-filters": ["build-id"]},
+                    "ws-message": {"type": "text", "content": "x"},
+                },
+            },
+            {
+                "channel": "d",
+                "http-response": {"headers": [["Grip-Expose-Headers", "a,,b"]], "body-patch": [{"op": "remove", "path": "/a"}]},
+                "ws-message": {"action": "close", "code": 4001, "reason": "bye"},
+            },
+        ]});
+        let mut results = [0, 0];
+        for seed in 0..2000 {
+            let damaged = Noise::new(seed).damaged(&valid);
+            results[usize::from(parse(&damaged, &Limits::default()).is_ok())] += 1;
+        }
+        assert!(results.iter().all(|count| *count > 100), "{results:?}");
     }
 
     #[test]
