@@ -37,6 +37,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "URL", env = "GRIPLINE_ORIGIN")]
     origin: Option<String>,
 
+    /// File with routes, one a line, in place of --origin: example.com localhost:8080
+    #[arg(long, value_name = "FILE", env = "GRIPLINE_ROUTES")]
+    routes: Option<String>,
+
     /// Key that signs requests to the origin: a text, base64:..., or file:PATH (PEM or hexadecimal)
     /// [default: a random one]
     #[arg(
@@ -123,6 +127,7 @@ impl Arguments {
             ("listen", "listen", &self.listen),
             ("control", "control", &self.control),
             ("origin", "origin", &self.origin),
+            ("routes_file", "routes", &self.routes),
             ("drain", "drain", &self.drain),
             ("grip.sig_key", "sig-key", &self.sig_key),
             ("grip.sig_iss", "sig-iss", &self.sig_iss),
@@ -164,6 +169,7 @@ impl Arguments {
         override_with(&mut raw.listen, &self.listen);
         override_with(&mut raw.control, &self.control);
         override_with(&mut raw.origin, &self.origin);
+        override_with(&mut raw.routes_file, &self.routes.as_deref().map(absolute));
         override_with(&mut raw.drain, &self.drain);
         override_with(&mut raw.grip.sig_key, &self.sig_key);
         override_with(&mut raw.grip.sig_iss, &self.sig_iss);
@@ -176,6 +182,13 @@ impl Arguments {
             raw.debug = Some(true);
         }
     }
+}
+
+/// A file named on the command line is not relative to `hub.toml`.
+fn absolute(file: &str) -> String {
+    let absolute = std::path::absolute(file).ok();
+    let absolute = absolute.and_then(|path| path.into_os_string().into_string().ok());
+    absolute.unwrap_or_else(|| file.to_owned())
 }
 
 #[cfg(test)]
@@ -214,5 +227,20 @@ mod tests {
         std::fs::write(file, "lisen = 1").unwrap();
         check_mistake(&["--config", file], "unknown field `lisen`");
         check_mistake(&["--config", "/nowhere"], "--config: cannot read /nowhere");
+        check_mistake(
+            &["--routes", "/nowhere", "--origin", "http://a"],
+            "--routes or GRIPLINE_ROUTES: excludes origin",
+        );
+        check_mistake(
+            &["--routes", "/nowhere"],
+            "--routes or GRIPLINE_ROUTES: cannot read /nowhere",
+        );
+    }
+
+    #[test]
+    fn files_on_the_command_line_are_relative_to_where_one_is() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(Path::new(&absolute("routes")), here.join("routes"));
+        assert_eq!(absolute("/routes"), "/routes");
     }
 }

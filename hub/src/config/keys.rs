@@ -10,7 +10,7 @@ use rustls_pki_types::{PrivatePkcs1KeyDer, PrivatePkcs8KeyDer};
 
 /// Why a configured key cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum KeyTextError {
+pub(crate) enum KeyTextError {
     /// The key itself is unusable.
     #[error("{0}; give a text, base64:... or file:PATH")]
     Key(#[from] KeyError),
@@ -26,7 +26,7 @@ pub(super) enum KeyTextError {
 }
 
 /// A key that nobody else knows.
-pub(super) fn random() -> SigningKey {
+pub(crate) fn random() -> SigningKey {
     let mut secret = [0; 32];
     SystemRandom::new()
         .fill(&mut secret)
@@ -35,7 +35,7 @@ pub(super) fn random() -> SigningKey {
 }
 
 /// The key that `text` means: a text, `base64:...` or `file:PATH`; the file is PEM or hexadecimal.
-pub(super) fn signing_key(text: &str, directory: &Path) -> Result<SigningKey, KeyTextError> {
+pub(crate) fn signing_key(text: &str, directory: &Path) -> Result<SigningKey, KeyTextError> {
     match File::named_by(text, directory)? {
         None => Ok(SigningKey::hs256(&signature::secret_from_text(text)?)?),
         Some(file) if file.is_pem() => file.private_key(),
@@ -44,7 +44,7 @@ pub(super) fn signing_key(text: &str, directory: &Path) -> Result<SigningKey, Ke
 }
 
 /// As [`signing_key`], for keys that both sides hold.
-pub(super) fn shared_secret(text: &str, directory: &Path) -> Result<SigningKey, KeyTextError> {
+pub(crate) fn shared_secret(text: &str, directory: &Path) -> Result<SigningKey, KeyTextError> {
     match File::named_by(text, directory)? {
         Some(file) if file.is_pem() => Err(KeyTextError::NotShared(file.path)),
         _ => signing_key(text, directory),

@@ -2,7 +2,7 @@
 //!
 //! [`RawConfig::check`] reports every mistake at once. Whoever holds a [`Config`] checks nothing.
 
-mod keys;
+pub(crate) mod keys;
 mod raw;
 
 use std::fmt;
@@ -15,7 +15,7 @@ use grip::signature::SigningKey;
 use http::Uri;
 use http::uri::Authority;
 
-use crate::routes::{Routes, Security};
+use crate::routes::{self, ReadError, Routes, Security};
 
 pub use raw::{RawConfig, RawForwarded, RawGrip, RawLimits, RawPurge};
 
@@ -200,6 +200,7 @@ impl Checker<'_> {
         let control = self.control(raw.control.as_deref().unwrap_or("127.0.0.1:5561"));
         let origin = raw.origin.as_deref().unwrap_or("http://127.0.0.1:8080");
         let origin = self.origin("origin", origin, Schemes::HttpAndHttps);
+        let routes = self.routes(raw, origin.as_ref());
         let drain = self.duration("drain", raw.drain.as_deref().unwrap_or("5s"));
         let signature = self.signature(&raw.grip);
         let forwarded_for = self.forwarded_for(raw.forwarded.for_rules.as_deref().unwrap_or(""));
@@ -208,8 +209,8 @@ impl Checker<'_> {
         Some(Config {
             listen: listen?,
             control: control?,
-            routes: Arc::new(Routes::to_origin(origin.as_ref()?)),
-            routes_file: None,
+            routes: Arc::new(routes?),
+            routes_file: raw.routes_file.as_ref().map(|it| self.directory.join(it)),
             origin: origin?,
             shards: match raw.shards.unwrap_or(0) {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -295,6 +296,48 @@ impl Checker<'_> {
                 key,
                 format_args!("{value:?} names no host and port to connect to; {allowed}"),
             ),
+        }
+    }
+
+    /// From the one place that names targets.
+    fn routes(&mut self, raw: &RawConfig, origin: Option<&Origin>) -> Option<Routes> {
+        let only_one = "give only one of origin, routes_file and [[routes]]";
+        match (&raw.routes_file, raw.routes.as_slice()) {
+            (Some(_), _) if raw.origin.is_some() => {
+                self.mistake("routes_file", format_args!("excludes origin; {only_one}"))
+            }
+            (Some(_), [_, ..]) => self.mistake(
+                "routes_file",
+                format_args!("excludes [[routes]]; {only_one}"),
+            ),
+            (None, [_, ..]) if raw.origin.is_some() => {
+                self.mistake("routes", format_args!("excludes origin; {only_one}"))
+            }
+            (Some(file), []) => self.routes_file(file),
+            (None, []) => origin.map(Routes::to_origin),
+            (None, routes) => match routes::check(routes, self.directory) {
+                Ok(routes) => Some(routes),
+                Err(problems) => {
+                    for (key, problem) in problems {
+                        self.mistake::<()>(&key, problem);
+                    }
+                    None
+                }
+            },
+        }
+    }
+
+    fn routes_file(&mut self, file: &str) -> Option<Routes> {
+        match Routes::read(&self.directory.join(file)) {
+            Ok(routes) => Some(routes),
+            Err(ReadError::Mistakes { path, mistakes }) => {
+                for mistake in mistakes {
+                    let problem = format_args!("{}:{mistake}", path.display());
+                    self.mistake::<()>("routes_file", problem);
+                }
+                None
+            }
+            Err(error) => self.mistake("routes_file", error),
         }
     }
 
@@ -446,7 +489,14 @@ mod tests {
         let raw = RawConfig::from_toml(&complete).unwrap();
         let printed = format!("{raw:?}");
         assert!(!printed.contains("None"), "a key is missing: {printed}");
-        assert!(raw.check(Path::new(".")).unwrap().purge.is_some());
+        let raw = RawConfig {
+            origin: None,
+            routes_file: None,
+            ..raw
+        };
+        let config = raw.check(Path::new(".")).unwrap();
+        assert!(config.purge.is_some());
+        assert_eq!(config.routes.all().len(), 1);
     }
 
     #[test]
@@ -489,6 +539,62 @@ mod tests {
         );
         check_mistake("[purge]", "purge.edge: is missing");
         check_mistake("[purge]", "purge.key: is missing");
+    }
+
+    #[test]
+    fn routes_come_from_one_place() {
+        let (file, routes) = ("routes_file = \"x\"", "[[routes]]");
+        let origin = "origin = \"http://a\"";
+        check_mistake(
+            &format!("{origin}\n{file}"),
+            "routes_file: excludes origin; give only one of origin, routes_file and [[routes]]",
+        );
+        check_mistake(
+            &format!("{file}\n{routes}"),
+            "routes_file: excludes [[routes]]; give only one of",
+        );
+        check_mistake(
+            &format!("{origin}\n{routes}"),
+            "routes: excludes origin; give only one of",
+        );
+    }
+
+    #[test]
+    fn mistakes_in_routes_say_where_they_are() {
+        check_mistake(
+            "[[routes]]\nhost = \"*\"\nproto = \"x\"\ntargets = [\"test\"]",
+            "routes[0].proto: \"x\" is no proto; give http or ws",
+        );
+        check_mistake(
+            "routes_file = \"/nowhere\"",
+            "routes_file: cannot read /nowhere: ",
+        );
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("routes"), "* test\n* localhost").unwrap();
+        let raw = RawConfig::from_toml("routes_file = \"routes\"").unwrap();
+        let mistakes = raw.check(directory.path()).unwrap_err();
+        assert_eq!(mistakes.mistakes()[0].key, "routes_file");
+        let problem = &mistakes.mistakes()[0].problem;
+        let expected = "/routes:2:3: \"localhost\" is no target";
+        assert!(problem.contains(expected), "{problem}");
+    }
+
+    #[test]
+    fn a_routes_file_is_beside_its_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("routes"), "* test\na test").unwrap();
+        let raw = RawConfig::from_toml("routes_file = \"routes\"").unwrap();
+        let config = raw.check(directory.path()).unwrap();
+        assert_eq!(config.routes.all().len(), 2);
+        assert_eq!(config.routes_file, Some(directory.path().join("routes")));
+    }
+
+    #[test]
+    fn an_origin_may_be_encrypted() {
+        let config = check("origin = \"https://a\"").unwrap();
+        assert_eq!(config.origin.security, Security::Tls);
+        let path = http::uri::PathAndQuery::from_static("/b");
+        assert_eq!(config.origin.uri(&path), "https://a/b");
     }
 
     #[test]

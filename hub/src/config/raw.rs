@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::routes::RawRoute;
+
 /// The content of `hub.toml`. Absent keys take the default; unknown ones are an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -12,6 +14,11 @@ pub struct RawConfig {
     pub control: Option<String>,
     /// Where requests go.
     pub origin: Option<String>,
+    /// File that says where requests go, in place of `origin`.
+    pub routes_file: Option<String>,
+    /// Where requests go, in place of `origin`.
+    #[serde(default)]
+    pub routes: Vec<RawRoute>,
     /// Threads that serve clients.
     pub shards: Option<usize>,
     /// Longest duration of a shutdown.

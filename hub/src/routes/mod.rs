@@ -4,7 +4,13 @@
 //! [`Routes::find`] is what a request asks. A table comes from a routes file in Pushpin's grammar,
 //! from `[[routes]]` in `hub.toml`, or from the one origin of `--origin`.
 
+mod check;
+mod file;
 mod lookup;
+mod properties;
+mod raw;
+mod values;
+mod written;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,7 +24,10 @@ use http::{HeaderValue, Method};
 
 use crate::config::Origin;
 
+pub use file::{Mistake, ReadError, parse};
 pub use lookup::{Lookup, Routes};
+pub(crate) use raw::check;
+pub use raw::{RawRoute, RawTarget, RawTargetTable};
 
 /// One route: a condition, options, and targets in the order in which they are tried.
 #[derive(Debug, Clone)]

@@ -1,0 +1,59 @@
+//! The values of conditions, targets and properties: from texts to types.
+
+use std::net::Ipv6Addr;
+
+use http::HeaderValue;
+use http::header::HeaderName;
+use http::uri::{Authority, PathAndQuery};
+
+use super::{Host, unbracketed};
+
+/// What [`path`] takes.
+pub(super) const A_PATH: &str = "a path that begins with / and has no query";
+
+/// Any text but none.
+pub(super) fn non_empty(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The value of a condition.
+pub(super) fn host(text: &str) -> Option<Host> {
+    match text {
+        "" => Some(Host::ById),
+        "*" => Some(Host::Any),
+        _ => {
+            let is_name = |it: &Authority| it.host() == text && !text.contains('*');
+            let name = authority(text).filter(is_name)?;
+            Some(Host::Exact(name.host().to_ascii_lowercase()))
+        }
+    }
+}
+
+/// A host, and a port other than 0 if there is one.
+pub(super) fn authority(text: &str) -> Option<Authority> {
+    let authority: Authority = text.parse().ok()?;
+    let (host, port) = text.split_at_checked(authority.host().len())?;
+    let is_port = |port: u16| port != 0;
+    let is_valid = host == authority.host()
+        && !host.is_empty()
+        && (port.is_empty() || authority.port_u16().is_some_and(is_port))
+        && (host == unbracketed(host) || unbracketed(host).parse::<Ipv6Addr>().is_ok());
+    is_valid.then_some(authority)
+}
+
+/// How a path begins.
+pub(super) fn path(text: &str) -> Option<String> {
+    let path: PathAndQuery = text.parse().ok()?;
+    (text.starts_with('/') && path.path() == text).then(|| text.to_owned())
+}
+
+/// A name, and a value unless it is empty.
+pub(super) fn header(text: &str) -> Option<(HeaderName, Option<HeaderValue>)> {
+    let (name, value) = text.split_once(':')?;
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    let value = match value.trim() {
+        "" => None,
+        value => Some(HeaderValue::from_bytes(value.as_bytes()).ok()?),
+    };
+    Some((name, value))
+}
