@@ -90,6 +90,10 @@ counters! {
     keep_alives: "gripline_keep_alives_total", "counter";
     /// Held requests answered because their time was up.
     timeouts: "gripline_timeouts_total", "counter";
+    /// Routes files taken while the hub runs.
+    route_reloads: "gripline_route_reloads_total", "counter";
+    /// Routes files not taken while the hub runs, because of mistakes.
+    route_errors: "gripline_route_errors_total", "counter";
     /// Requests to the control port.
     control_requests: "gripline_control_requests_total", "counter";
     /// Requests to the control port that were refused for their path, method or form.

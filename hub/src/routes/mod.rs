@@ -9,6 +9,11 @@ mod file;
 mod lookup;
 mod properties;
 mod raw;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "for shards that take routes while they run")
+)]
+pub(crate) mod reload;
 mod values;
 mod written;
 
