@@ -3,6 +3,7 @@
 //! [`RawConfig::check`] reports every mistake at once. Whoever holds a [`Config`] checks nothing.
 
 pub(crate) mod keys;
+mod origin_tls;
 mod raw;
 
 use std::fmt;
@@ -17,7 +18,8 @@ use http::uri::Authority;
 
 use crate::routes::{self, ReadError, Routes, Security};
 
-pub use raw::{RawConfig, RawForwarded, RawGrip, RawLimits, RawPurge};
+pub use origin_tls::OriginTls;
+pub use raw::{RawConfig, RawForwarded, RawGrip, RawLimits, RawOriginTls, RawPurge};
 
 /// `hub.toml` with every setting, its default and its meaning; `--print-config` shows it.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
@@ -43,6 +45,8 @@ pub struct Config {
     pub debug: bool,
     /// How requests to the origin are signed; GRIP `Grip-Sig`.
     pub signature: Signature,
+    /// Who is trusted to be an origin.
+    pub origin_tls: OriginTls,
     /// What becomes of `X-Forwarded-For`.
     pub forwarded_for: ForwardedFor,
     /// Bounds on input.
@@ -203,6 +207,7 @@ impl Checker<'_> {
         let routes = self.routes(raw, origin.as_ref());
         let drain = self.duration("drain", raw.drain.as_deref().unwrap_or("5s"));
         let signature = self.signature(&raw.grip);
+        let origin_tls = self.origin_tls(&raw.origin_tls);
         let forwarded_for = self.forwarded_for(raw.forwarded.for_rules.as_deref().unwrap_or(""));
         let limits = self.limits(&raw.limits);
         let purge = raw.purge.as_ref().map(|purge| self.purge(purge));
@@ -219,6 +224,7 @@ impl Checker<'_> {
             drain: drain?,
             debug: raw.debug.unwrap_or(false),
             signature: signature?,
+            origin_tls: origin_tls?,
             forwarded_for: forwarded_for?,
             limits,
             purge: match purge {
@@ -370,6 +376,14 @@ impl Checker<'_> {
         }
     }
 
+    fn origin_tls(&mut self, raw: &RawOriginTls) -> Option<OriginTls> {
+        let ca = raw.ca.as_ref().map(|file| self.directory.join(file));
+        match OriginTls::read(ca.as_deref()) {
+            Ok(origin_tls) => Some(origin_tls),
+            Err(error) => self.mistake("origin_tls.ca", error),
+        }
+    }
+
     fn forwarded_for(&mut self, rules: &str) -> Option<ForwardedFor> {
         let mut forwarded_for = ForwardedFor::default();
         for rule in rules
@@ -494,7 +508,8 @@ mod tests {
             routes_file: None,
             ..raw
         };
-        let config = raw.check(Path::new(".")).unwrap();
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let config = raw.check(&directory).unwrap();
         assert!(config.purge.is_some());
         assert_eq!(config.routes.all().len(), 1);
     }

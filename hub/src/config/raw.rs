@@ -28,6 +28,9 @@ pub struct RawConfig {
     /// How requests to the origin are signed.
     #[serde(default)]
     pub grip: RawGrip,
+    /// TLS with origins.
+    #[serde(default)]
+    pub origin_tls: RawOriginTls,
     /// `X-Forwarded-*`.
     #[serde(default)]
     pub forwarded: RawForwarded,
@@ -46,6 +49,14 @@ pub struct RawGrip {
     pub sig_key: Option<String>,
     /// Issuer in `Grip-Sig`.
     pub sig_iss: Option<String>,
+}
+
+/// `[origin_tls]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOriginTls {
+    /// File with certificates to trust besides the system's.
+    pub ca: Option<String>,
 }
 
 /// `[forwarded]`.

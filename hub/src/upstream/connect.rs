@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
 
 use super::error::chain;
-use super::{Endpoint, Reach, Security};
+use super::tls::{Handshake, TlsError};
+use super::{Endpoint, Reach, Security, TlsConfig};
 use crate::counters::Counters;
 
 /// How long a connection may take to open, from the name to the end of the TLS handshake.
@@ -38,41 +39,52 @@ pub(super) enum ConnectError {
     /// No address accepts connections.
     #[error("{0}")]
     Tcp(String),
-    /// The endpoint demands TLS.
-    #[error("TLS is not supported")]
-    Tls,
+    /// TLS cannot be spoken.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// All together took too long.
-    #[error("it took longer than {CONNECT_TIMEOUT:?}")]
-    Timeout,
+    #[error("it took longer than {0:?}")]
+    Timeout(Duration),
 }
 
 /// Opens connections to one endpoint, whatever URI it is called with.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     tcp: HttpConnector<Resolver>,
-    security: Security,
+    tls: Option<Arc<Handshake>>,
+    pub(super) timeout: Duration,
     counters: Arc<Counters>,
 }
 
 impl Connector {
-    pub(super) fn new(endpoint: &Endpoint, reach: Reach, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        reach: Reach,
+        tls: &Arc<TlsConfig>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(Resolver::new(endpoint, reach));
         tcp.set_nodelay(true);
         // Divides the time among the addresses, so that one that is silent leaves some for others.
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let tls = match &endpoint.security {
+            Security::Plain => None,
+            Security::Tls(rules) => Some(Handshake::new(Arc::clone(tls), rules.clone())),
+        };
         Self {
             tcp,
-            security: endpoint.security.clone(),
+            tls: tls.map(Arc::new),
+            timeout: CONNECT_TIMEOUT,
             counters,
         }
     }
 
     async fn connect(mut self, uri: Uri) -> Result<TokioIo<Stream>, ConnectError> {
-        if self.security != Security::Plain {
-            return Err(ConnectError::Tls);
-        }
         let stream = self.tcp.call(uri).await.map_err(tcp_error)?.into_inner();
-        let stream = Stream::new(stream);
+        let stream = match self.tls {
+            None => Stream::new(stream),
+            Some(tls) => Stream::new(tls.perform(stream).await?),
+        };
         self.counters.origin_connections.increment();
         Ok(TokioIo::new(stream))
     }
@@ -88,11 +100,11 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connect = self.clone().connect(uri);
+        let (connect, timeout) = (self.clone().connect(uri), self.timeout);
         Box::pin(async move {
-            tokio::time::timeout(CONNECT_TIMEOUT, connect)
+            tokio::time::timeout(timeout, connect)
                 .await
-                .unwrap_or(Err(ConnectError::Timeout))
+                .unwrap_or(Err(ConnectError::Timeout(timeout)))
         })
     }
 }

@@ -143,7 +143,7 @@ where
     }
 
     fn client(&self, endpoint: &Endpoint, reach: Reach) -> Client<Connector, B> {
-        let connector = Connector::new(endpoint, reach, Arc::clone(&self.counters));
+        let connector = Connector::new(endpoint, reach, &self.tls, Arc::clone(&self.counters));
         Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)

@@ -1,57 +1,26 @@
-//! Requests against small servers on loopback.
+//! What is sent, which connections are shared, and what goes wrong.
 
-use bytes::Bytes;
 use http::header::HOST;
-use http_body_util::{BodyExt as _, Full};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::mpsc;
+use tokio::net::TcpSocket;
 
 use super::*;
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-/// A server that says the same to everybody.
+/// Says the same to everybody.
 struct Server {
     port: u16,
     heads: mpsc::UnboundedReceiver<String>,
 }
 
 impl Server {
-    /// Answers each request with `answer`; closes the connection after an unfinished one.
-    async fn start(answer: impl Into<String>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+    async fn start(text: impl Into<String>) -> Self {
+        let text = text.into();
         let (sender, heads) = mpsc::unbounded_channel();
-        let answer = answer.into();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, answer.clone(), sender.clone()));
-            }
-        });
+        let port = listen(move |stream| answer(stream, text.clone(), sender.clone())).await;
         Self { port, heads }
     }
 
     fn endpoint(&self) -> Endpoint {
         plain("127.0.0.1", self.port)
-    }
-}
-
-async fn serve(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    answer: String,
-    heads: mpsc::UnboundedSender<String>,
-) {
-    let mut head = Vec::new();
-    while let Ok(byte) = stream.read_u8().await {
-        head.push(byte);
-        if head.ends_with(b"\r\n\r\n") {
-            let _ = heads.send(String::from_utf8(std::mem::take(&mut head)).unwrap());
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            if !answer.contains("\r\n\r\n") {
-                return;
-            }
-        }
     }
 }
 
@@ -64,17 +33,7 @@ fn plain(host: &str, port: u16) -> Endpoint {
 }
 
 fn upstream() -> Upstream<Full<Bytes>> {
-    Upstream::new(Arc::default(), Arc::default())
-}
-
-fn request() -> Request<Full<Bytes>> {
-    Request::new(Full::default())
-}
-
-async fn get(upstream: &Upstream<Full<Bytes>>, endpoint: &Endpoint) -> Result<String, SendError> {
-    let response = upstream.send(endpoint, Reach::Any, request()).await?;
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    Ok(String::from_utf8(body.to_vec()).unwrap())
+    super::upstream(&OriginTls::default())
 }
 
 #[tokio::test]
