@@ -267,6 +267,7 @@ async fn start_hub(options: &Options, edge: &Viceroy, keys: &Keys) -> anyhow::Re
         grip: RawGrip {
             sig_key: Some(keys.grip.clone()),
             sig_iss: Some(ISSUER.to_owned()),
+            ..RawGrip::default()
         },
         purge: Some(RawPurge {
             edge: Some(edge.url()),

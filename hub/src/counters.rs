@@ -64,14 +64,18 @@ counters! {
     malformed_heads: "gripline_malformed_heads_total", "counter";
     /// Request heads over the limit of bytes or fields.
     oversized_heads: "gripline_oversized_heads_total", "counter";
-    /// Requests sent to origins.
+    /// Requests sent to origins and to the edge, purges included.
     origin_requests: "gripline_origin_requests_total", "counter";
-    /// Connections to origins opened.
+    /// Connections opened for these requests.
     origin_connections: "gripline_origin_connections_total", "counter";
     /// Requests that could not be proxied because of the origin.
     origin_errors: "gripline_origin_errors_total", "counter";
     /// Responses whose GRIP instructions could not be followed.
     instruct_errors: "gripline_instruct_errors_total", "counter";
+    /// Requests that no route is for.
+    unrouted_requests: "gripline_unrouted_requests_total", "counter";
+    /// Requests refused because they came through this hub before.
+    loops: "gripline_loops_total", "counter";
     /// Answers that the edge took from a backup copy, because the origin fails.
     stale_answers: "gripline_stale_answers_total", "counter";
     /// Streams held open.
@@ -94,6 +98,20 @@ counters! {
     route_reloads: "gripline_route_reloads_total", "counter";
     /// Routes files not taken while the hub runs, because of mistakes.
     route_errors: "gripline_route_errors_total", "counter";
+    /// Items that did not follow the last one that a connection had.
+    gaps: "gripline_gaps_total", "counter";
+    /// Held requests for which the origin was asked again.
+    retries: "gripline_retries_total", "counter";
+    /// Times that a stream went on with its next link; many may share one request.
+    links_followed: "gripline_links_followed_total", "counter";
+    /// Next links that could not be followed, by stream.
+    link_errors: "gripline_link_errors_total", "counter";
+    /// Requests that the hub made on its own: links, gone links, questions of filters.
+    errands: "gripline_errands_total", "counter";
+    /// Items that a filter could not handle, by connection.
+    filter_errors: "gripline_filter_errors_total", "counter";
+    /// Items dropped because too many waited for one connection while it asked its origin.
+    backlog_dropped: "gripline_backlog_dropped_total", "counter";
     /// Requests to the control port.
     control_requests: "gripline_control_requests_total", "counter";
     /// Requests to the control port that were refused for their path, method or form.

@@ -12,10 +12,14 @@ use crate::broker;
 use crate::config::Config;
 use crate::control::Control;
 use crate::counters::Counters;
+use crate::errands;
 use crate::life::Life;
 use crate::mailbox::ShardId;
 use crate::purge::{self, Publisher};
+use crate::routes::Routes;
+use crate::routes::reload::{self, Reloader};
 use crate::shard::{self, MAILBOX};
+use crate::upstream::TlsConfig;
 
 /// Connections that may wait to be accepted, on each listener.
 const BACKLOG: i32 = 4096;
@@ -45,6 +49,7 @@ pub struct Hub {
     control: SocketAddr,
     shards: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
+    reloader: Option<Reloader>,
     shard_life: watch::Sender<Life>,
     control_life: watch::Sender<Life>,
 }
@@ -75,25 +80,43 @@ impl Hub {
         let (control_life, _) = watch::channel(Life::Running);
         let (mailboxes, queues): (Vec<_>, Vec<_>) =
             listeners.iter().map(|_| mpsc::channel(MAILBOX)).unzip();
-        let (broker, broker_thread) = broker::spawn(mailboxes)?;
+        let (broker, broker_thread) = broker::spawn(mailboxes, config.first_subscription)?;
         let mut all_counters = Vec::new();
+        let (routes, reloader) = watch_routes(&config, new_counters(&mut all_counters))?;
+        let tls = Arc::new(TlsConfig::new(&config.origin_tls));
+        let (report_senders, reports): (Vec<_>, Vec<_>) =
+            listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        let (errands, errands_thread) = errands::spawn(
+            Arc::clone(&config),
+            new_counters(&mut all_counters),
+            Arc::clone(&tls),
+            report_senders.clone(),
+        )?;
+        let epoch = tokio::time::Instant::now().into_std();
         let mut shards = Vec::new();
-        for (id, (listener, mailbox)) in listeners.into_iter().zip(queues).enumerate() {
-            let counters = Arc::new(Counters::default());
-            all_counters.push(Arc::clone(&counters));
+        let queues = queues.into_iter().zip(reports).zip(report_senders);
+        for (id, (listener, ((mailbox, reports), report_sender))) in
+            listeners.into_iter().zip(queues).enumerate()
+        {
             let parts = shard::Parts {
                 id: ShardId(id),
                 config: Arc::clone(&config),
-                counters,
+                counters: new_counters(&mut all_counters),
                 listener,
                 mailbox,
                 broker: broker.clone(),
+                errands: errands.clone(),
+                reports,
+                report_sender,
+                tls: Arc::clone(&tls),
+                routes: routes.clone(),
+                epoch,
                 life: shard_life.subscribe(),
             };
             shards.push(thread(format!("shard-{id}"), move || shard::run(parts))?);
         }
-        let counters = Arc::new(Counters::default());
-        all_counters.push(Arc::clone(&counters));
+        drop(errands);
+        let counters = new_counters(&mut all_counters);
         let all_counters = all_counters.into();
         let life = control_life.subscribe();
         let control_thread = thread("control".to_owned(), move || {
@@ -102,6 +125,7 @@ impl Hub {
                 counters,
                 all_counters,
                 broker,
+                tls,
                 control_listener,
                 life,
             )
@@ -110,7 +134,8 @@ impl Hub {
             listen,
             control,
             shards,
-            others: vec![control_thread, broker_thread],
+            others: vec![control_thread, broker_thread, errands_thread],
+            reloader,
             shard_life,
             control_life,
         })
@@ -141,6 +166,29 @@ impl Hub {
         for thread in self.others {
             join(thread);
         }
+        drop(self.reloader);
+    }
+}
+
+/// A thread's own counters, known to scrapes.
+fn new_counters(all: &mut Vec<Arc<Counters>>) -> Arc<Counters> {
+    let counters = Arc::new(Counters::default());
+    all.push(Arc::clone(&counters));
+    counters
+}
+
+/// The routes as they change, if they can.
+fn watch_routes(
+    config: &Config,
+    counters: Arc<Counters>,
+) -> io::Result<(watch::Receiver<Arc<Routes>>, Option<Reloader>)> {
+    let initial = Arc::clone(&config.routes);
+    match &config.routes_file {
+        None => Ok((watch::channel(initial).1, None)),
+        Some(file) => {
+            let (routes, reloader) = reload::spawn(file.clone(), initial, counters)?;
+            Ok((routes, Some(reloader)))
+        }
     }
 }
 
@@ -166,6 +214,7 @@ fn run_control(
     counters: Arc<Counters>,
     all_counters: Arc<[Arc<Counters>]>,
     broker: broker::BrokerHandle,
+    tls: Arc<TlsConfig>,
     listener: std::net::TcpListener,
     life: watch::Receiver<Life>,
 ) -> io::Result<()> {
@@ -177,7 +226,7 @@ fn run_control(
         let (publisher, purger) = match &config.purge {
             None => (Publisher::Direct(broker), None),
             Some(purge) => {
-                let (publisher, purger) = purge::spawn(purge, broker, Arc::clone(&counters));
+                let (publisher, purger) = purge::spawn(purge, tls, broker, Arc::clone(&counters));
                 (publisher, Some(purger))
             }
         };

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! client ─▶ listen ─▶ proxy ─▶ origin or edge
-//!                       │ response with an instruction
-//!                       ▼
+//!                       │ response with an instruction             ▲ links, questions
+//!                       ▼                                       errands
 //!                     engine: holds the connection, attaches its channels ───────┐
 //!                                                          ▲ attached: cursor    │
 //! publisher ─▶ control ─▶ purge (pace) ─▶ broker: order, interest ◀──────────────┘
@@ -18,7 +18,10 @@ mod broker;
 pub mod config;
 mod control;
 mod counters;
+mod dressing;
 mod engine;
+mod errand;
+mod errands;
 mod hub;
 mod life;
 mod listen;
@@ -28,10 +31,6 @@ mod proxy;
 mod purge;
 pub mod routes;
 mod shard;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "requests still go out through the proxy's client")
-)]
 mod upstream;
 
 pub use hub::{Hub, StartError};

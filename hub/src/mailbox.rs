@@ -38,6 +38,15 @@ pub(crate) struct Attachment {
     pub(crate) prev_id: Option<ItemId>,
 }
 
+/// Whether a connection's content is known to be older than what its channels have had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Conflict {
+    /// No channel is known to be ahead.
+    None,
+    /// At least one of its channels has had an item that the content does not contain.
+    Found,
+}
+
 /// What the broker says to a shard, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -45,7 +54,12 @@ pub(crate) enum Command {
     Attached {
         connection: ConnectionKey,
         cursor: Sequence,
+        conflict: Conflict,
     },
     /// An item for a channel that the shard is interested in.
     Deliver(Arc<Sequenced>),
+    /// Everybody who is held on this channel asks the origin what they have missed.
+    Update(ChannelName),
+    /// Everybody who is held over HTTP asks the origin what they have missed.
+    Recover,
 }

@@ -40,7 +40,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut stop = Stop::new().context("cannot listen for signals")?;
-    let (origin, is_random) = (config.origin.authority.clone(), config.signature.is_random);
+    let (origin, is_random) = (config.origin.clone(), config.signature.is_random);
     let open_files = gripline_hub::raise_open_files();
     let hub = Hub::start(config)?;
     tracing::info!(listen = %hub.listen_addr(), control = %hub.control_addr(), %origin, open_files, "hub runs");

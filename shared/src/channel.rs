@@ -40,7 +40,7 @@ impl fmt::Debug for ChannelName {
 }
 
 /// The id of a published item, opaque to the hub.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemId(Arc<str>);
 
 impl ItemId {

@@ -22,7 +22,7 @@ pub const GRIPLINE_STALE: HeaderName = HeaderName::from_static("gripline-stale")
 /// The value of `Grip-Feature`: the GRIP features that work through this hub and edge.
 ///
 /// Libraries split it at a comma and one space.
-pub const GRIP_FEATURES: &str = "status";
+pub const GRIP_FEATURES: &str = "status, link:next, link:gone, filter:skip-self, filter:skip-users, filter:require-sub, filter:build-id, filter:var-subst, filter:http-check, filter:http-modify";
 
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,

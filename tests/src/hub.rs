@@ -33,6 +33,7 @@ pub fn config(origin: &str) -> RawConfig {
         grip: RawGrip {
             sig_key: Some(SIG_KEY.to_owned()),
             sig_iss: Some(SIG_ISS.to_owned()),
+            ..RawGrip::default()
         },
         ..RawConfig::default()
     }

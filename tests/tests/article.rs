@@ -93,5 +93,8 @@ async fn the_origin_sees_one_signed_request() {
     let claims = key.expect("the key is good").verify(token, e2e::now(), 0);
     assert!(claims.is_ok(), "{claims:?}");
     assert_eq!(request.field("Grip-Last"), None);
-    assert_eq!(request.field("Grip-Feature"), Some("status"));
+    assert_eq!(
+        request.field("Grip-Feature"),
+        Some(grip::fields::GRIP_FEATURES)
+    );
 }

@@ -7,7 +7,8 @@ use e2e::origin::{Answer, Gate, Origin};
 use grip::signature::VerifyingKey;
 
 /// What the hub can do beyond holding, in the words of GRIP's `Grip-Feature`.
-const FEATURES: &str = "status";
+const FEATURES: &str = "status, link:next, link:gone, filter:skip-self, filter:skip-users, \
+    filter:require-sub, filter:build-id, filter:var-subst, filter:http-check, filter:http-modify";
 
 async fn start() -> (Origin, Hub) {
     let origin = Origin::start().await;

@@ -276,7 +276,10 @@ async fn everything_that_libraries_send_is_accepted() {
 async fn the_reply_is_in_the_form_that_was_asked_for() {
     let (_origin, hub) = start().await;
     let text = ("text/plain", "Published\n");
-    let json = ("application/json", "{\"message\":\"Published\"}\n");
+    let json = (
+        "application/json",
+        "{\"message\":\"Published\",\"matched\":0}\n",
+    );
     for (accept, (content_type, body)) in [
         ("*/*", text),
         ("text/*;q=0.1", text),

@@ -7,5 +7,7 @@
 mod channels;
 pub(crate) mod pace;
 mod thread;
+mod ticket;
 
 pub(crate) use thread::{BrokerHandle, spawn};
+pub(crate) use ticket::Ticket;

@@ -1,13 +1,17 @@
 //! The thread that drives the broker between its two queues and the shards' mailboxes.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use grip::ChannelName;
 use grip::publish::Item;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::channels::Broker;
+use super::ticket::Ticket;
+use crate::config::FirstSubscription;
 use crate::mailbox::{Attachment, Command, ConnectionKey, ShardId};
 
 /// Items that may wait for the broker; then publishers wait.
@@ -25,15 +29,27 @@ enum Request {
         shard: ShardId,
         channels: Vec<ChannelName>,
     },
+    ForgetLast(ChannelName),
+}
+
+/// A publisher's request.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are items, which a box would only make slower"
+)]
+enum Publish {
+    Item(Item, Arc<Ticket>),
+    Recover,
 }
 
 /// The way to the broker, for shards and publishers. It runs until the last handle is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct BrokerHandle {
-    /// Not bounded by itself: a connection has one attach and one detach in it at most. If a shard
+    /// Not bounded by itself: a connection has few requests in it at a time. If a shard
     /// had to wait here while the broker waits for the shard's mailbox, both would wait for ever.
     requests: mpsc::UnboundedSender<Request>,
-    publishes: mpsc::Sender<Item>,
+    publishes: mpsc::Sender<Publish>,
 }
 
 impl BrokerHandle {
@@ -55,54 +71,45 @@ impl BrokerHandle {
         let _ = self.requests.send(Request::Detach { shard, channels });
     }
 
-    /// Queues an item; waits while the broker is busy.
+    /// The last id of a channel is no longer compared with anything.
+    pub(crate) fn forget_last(&self, channel: ChannelName) {
+        let _ = self.requests.send(Request::ForgetLast(channel));
+    }
+
+    /// Queues an item; waits while the broker is busy. The ticket hears how many connections the
+    /// item matched.
     ///
     /// Cancel safe: a call that did not finish published nothing.
-    pub(crate) async fn publish(&self, item: Item) {
-        let _ = self.publishes.send(item).await;
+    pub(crate) async fn publish(&self, item: Item, ticket: Arc<Ticket>) {
+        let _ = self.publishes.send(Publish::Item(item, ticket)).await;
+    }
+
+    /// Makes every held client ask the origin what it has missed, behind the items that wait;
+    /// GRIP `recover`. Waits while the broker is busy.
+    pub(crate) async fn recover(&self) {
+        let _ = self.publishes.send(Publish::Recover).await;
     }
 }
 
 /// Starts the broker's thread.
 pub(crate) fn spawn(
     mailboxes: Vec<mpsc::Sender<Command>>,
+    first_subscription: FirstSubscription,
 ) -> io::Result<(BrokerHandle, JoinHandle<()>)> {
-    let (requests, mut request_queue) = mpsc::unbounded_channel();
-    let (publishes, mut publish_queue) = mpsc::channel(PUBLISH_QUEUE);
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let run = async move {
-        let mut broker = Broker::default();
-        loop {
-            // Requests first: they are short, and a connection waits for each.
-            tokio::select! {
-                biased;
-                request = request_queue.recv() => match request {
-                    Some(Request::Attach { shard, connection, channels }) => {
-                        // Items that wait already were published before this client came. Were it
-                        // attached first, it would get again what its first answer contains.
-                        for _ in 0..publish_queue.len() {
-                            let Ok(item) = publish_queue.try_recv() else {
-                                break;
-                            };
-                            broker.publish(item);
-                        }
-                        broker.attach(shard, connection, channels);
-                    }
-                    Some(Request::Detach { shard, channels }) => broker.detach(shard, channels),
-                    None => return,
-                },
-                Some(item) = publish_queue.recv() => broker.publish(item),
-            }
-            while let Some((shard, command)) = broker.poll_output() {
-                // A full mailbox makes the broker wait, and so the publishers. A closed one
-                // belongs to a shard that has shut down.
-                let _ = mailboxes[shard.0].send(command).await;
-            }
-        }
+    let (requests, request_queue) = mpsc::unbounded_channel();
+    let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let driver = Driver {
+        broker: Broker::new(mailboxes.len(), first_subscription),
+        mailboxes,
+        requests: request_queue,
+        publishes: publish_queue,
     };
     let thread = std::thread::Builder::new()
         .name("broker".to_owned())
-        .spawn(move || runtime.block_on(run))?;
+        .spawn(move || runtime.block_on(driver.run()))?;
     Ok((
         BrokerHandle {
             requests,
@@ -110,4 +117,69 @@ pub(crate) fn spawn(
         },
         thread,
     ))
+}
+
+/// What the broker's thread owns.
+struct Driver {
+    broker: Broker,
+    mailboxes: Vec<mpsc::Sender<Command>>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    publishes: mpsc::Receiver<Publish>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        loop {
+            let deadline = self.broker.poll_timeout().map(Instant::from_std);
+            let timeout = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now));
+            // Requests first: they are short, and a connection waits for each.
+            tokio::select! {
+                biased;
+                request = self.requests.recv() => match request {
+                    Some(request) => self.handle(request),
+                    None => return,
+                },
+                () = timeout, if deadline.is_some() => self.broker.handle_timeout(Instant::now().into_std()),
+                Some(publish) = self.publishes.recv() => self.publish(publish),
+            }
+            while let Some((shard, command)) = self.broker.poll_output() {
+                // A full mailbox makes the broker wait, and so the publishers. A closed one
+                // belongs to a shard that has shut down.
+                let _ = self.mailboxes[shard.0].send(command).await;
+            }
+        }
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Attach {
+                shard,
+                connection,
+                channels,
+            } => {
+                // Items that wait already were published before this client came. Were it
+                // attached first, it would get again what its first answer contains.
+                for _ in 0..self.publishes.len() {
+                    let Ok(publish) = self.publishes.try_recv() else {
+                        break;
+                    };
+                    self.publish(publish);
+                }
+                let now = Instant::now().into_std();
+                self.broker.attach(shard, connection, channels, now);
+            }
+            Request::Detach { shard, channels } => {
+                let now = Instant::now().into_std();
+                self.broker.detach(shard, channels, now);
+            }
+            Request::ForgetLast(channel) => self.broker.forget_last(&channel),
+        }
+    }
+
+    fn publish(&mut self, publish: Publish) {
+        match publish {
+            Publish::Item(item, ticket) => ticket.add(self.broker.publish(item)),
+            Publish::Recover => self.broker.recover(),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use grip::signature::{self, Algorithm, KeyError, SigningKey};
+use grip::signature::{self, Algorithm, KeyError, SigningKey, VerifyingKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::PemObject as _;
@@ -41,6 +41,16 @@ pub(crate) fn signing_key(text: &str, directory: &Path) -> Result<SigningKey, Ke
         Some(file) if file.is_pem() => file.private_key(),
         Some(file) => Ok(SigningKey::hs256(&file.hex()?)?),
     }
+}
+
+/// The shared secret that `text` means, for what others signed with it.
+pub(super) fn verifying_key(text: &str, directory: &Path) -> Result<VerifyingKey, KeyTextError> {
+    let secret = match File::named_by(text, directory)? {
+        None => signature::secret_from_text(text)?,
+        Some(file) if file.is_pem() => return Err(KeyTextError::NotShared(file.path)),
+        Some(file) => file.hex()?,
+    };
+    Ok(VerifyingKey::hs256(&secret)?)
 }
 
 /// As [`signing_key`], for keys that both sides hold.
@@ -128,7 +138,7 @@ mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use grip::UnixTime;
-    use grip::signature::{VerifyingKey, grip_sig};
+    use grip::signature::grip_sig;
     use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 
     #[track_caller]

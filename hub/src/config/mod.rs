@@ -2,6 +2,7 @@
 //!
 //! [`RawConfig::check`] reports every mistake at once. Whoever holds a [`Config`] checks nothing.
 
+mod http_address;
 pub(crate) mod keys;
 mod origin_tls;
 mod raw;
@@ -12,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use grip::signature::SigningKey;
-use http::Uri;
-use http::uri::Authority;
+use grip::signature::{SigningKey, VerifyingKey};
+use http::header::HeaderName;
 
-use crate::routes::{self, ReadError, Routes, Security};
+use crate::routes::{self, ReadError, Routes};
 
+pub use http_address::{HttpAddress, HttpAddressError};
 pub use origin_tls::OriginTls;
 pub use raw::{RawConfig, RawForwarded, RawGrip, RawLimits, RawOriginTls, RawPurge};
 
@@ -32,7 +33,7 @@ pub struct Config {
     /// Where publishers connect.
     pub control: SocketAddr,
     /// Where requests go.
-    pub origin: Origin,
+    pub origin: HttpAddress,
     /// Which targets requests go to.
     pub routes: Arc<Routes>,
     /// The file that the routes are from, if they are from one.
@@ -45,42 +46,30 @@ pub struct Config {
     pub debug: bool,
     /// How requests to the origin are signed; GRIP `Grip-Sig`.
     pub signature: Signature,
+    /// What the first subscription to a channel leads to.
+    pub first_subscription: FirstSubscription,
     /// Who is trusted to be an origin.
     pub origin_tls: OriginTls,
+    /// Whether answers of all routes are opened to pages of other origins.
+    pub auto_cross_origin: bool,
+    /// Whether clients may name the route of their request; `Pushpin-Route`.
+    pub accept_pushpin_route: bool,
+    /// The hub's name in `CDN-Loop`; RFC 8586.
+    pub cdn_loop: Option<String>,
+    /// Headers that routes with `orig_headers` do not copy.
+    pub orig_headers_need_mark: Vec<HeaderName>,
+    /// By this, GRIP proxies in front are known; GRIP `Grip-Sig`.
+    pub upstream_key: Option<VerifyingKey>,
     /// What becomes of `X-Forwarded-For`.
     pub forwarded_for: ForwardedFor,
+    /// The same for GRIP proxies in front.
+    pub forwarded_for_trusted: ForwardedFor,
+    /// What becomes of `X-Forwarded-Proto`.
+    pub forwarded_protocol: ForwardedProtocol,
     /// Bounds on input.
     pub limits: Limits,
     /// The edge to purge, if any.
     pub purge: Option<Purge>,
-}
-
-/// An HTTP server that requests are sent to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// Host and port.
-    pub authority: Authority,
-    /// Whether it is `https`.
-    pub security: Security,
-}
-
-impl Origin {
-    /// The URI of a resource on this origin.
-    ///
-    /// # Panics
-    /// Never: `path` was taken from a URI.
-    pub(crate) fn uri(&self, path: &http::uri::PathAndQuery) -> Uri {
-        let scheme = match self.security {
-            Security::Plain => "http",
-            Security::Tls => "https",
-        };
-        Uri::builder()
-            .scheme(scheme)
-            .authority(self.authority.clone())
-            .path_and_query(path.clone())
-            .build()
-            .expect("scheme, authority and path are each valid")
-    }
 }
 
 /// How requests to the origin are signed.
@@ -94,6 +83,15 @@ pub struct Signature {
     pub is_random: bool,
 }
 
+/// What the first subscription to a channel leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstSubscription {
+    /// Nothing.
+    Leave,
+    /// A second later everybody on the channel asks the origin again.
+    Update,
+}
+
 /// What becomes of `X-Forwarded-For`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ForwardedFor {
@@ -101,6 +99,26 @@ pub struct ForwardedFor {
     pub keep: Option<usize>,
     /// Add the client's address.
     pub append: bool,
+}
+
+/// What becomes of `X-Forwarded-Proto` and `X-Forwarded-Protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForwardedProtocol {
+    /// Whether the client's is believed.
+    pub accept: bool,
+    /// What is said of the client's own connection.
+    pub set: SetProtocol,
+}
+
+/// What origins are told of the client's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetProtocol {
+    /// Nothing; what the client says is passed on, unless it is believed.
+    Neither,
+    /// `X-Forwarded-Proto`.
+    Proto,
+    /// `X-Forwarded-Proto` and `X-Forwarded-Protocol`.
+    Both,
 }
 
 /// Bounds on input; each bounds memory per connection or request.
@@ -126,7 +144,7 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct Purge {
     /// The edge.
-    pub edge: Origin,
+    pub edge: HttpAddress,
     /// Signs purge requests.
     pub key: SigningKey,
     /// Whether items are preceded by a purge unless they say otherwise.
@@ -185,13 +203,6 @@ impl RawConfig {
     }
 }
 
-/// Which schemes an address may have.
-#[derive(Debug, Clone, Copy)]
-enum Schemes {
-    Http,
-    HttpAndHttps,
-}
-
 struct Checker<'a> {
     directory: &'a Path,
     mistakes: Vec<Mistake>,
@@ -203,12 +214,20 @@ impl Checker<'_> {
         let listen = self.address("listen", raw.listen.as_deref().unwrap_or("127.0.0.1:7999"));
         let control = self.control(raw.control.as_deref().unwrap_or("127.0.0.1:5561"));
         let origin = raw.origin.as_deref().unwrap_or("http://127.0.0.1:8080");
-        let origin = self.origin("origin", origin, Schemes::HttpAndHttps);
+        let origin = self.http_address("origin", origin);
         let routes = self.routes(raw, origin.as_ref());
         let drain = self.duration("drain", raw.drain.as_deref().unwrap_or("5s"));
         let signature = self.signature(&raw.grip);
         let origin_tls = self.origin_tls(&raw.origin_tls);
-        let forwarded_for = self.forwarded_for(raw.forwarded.for_rules.as_deref().unwrap_or(""));
+        let forwarded = &raw.forwarded;
+        let forwarded_for = self.forwarded_for("forwarded.for", forwarded.for_rules.as_deref());
+        let forwarded_for_trusted =
+            self.forwarded_for("forwarded.for_trusted", forwarded.for_trusted.as_deref());
+        let set_proto = self.set_proto(forwarded.set_proto.as_deref().unwrap_or("proto-only"));
+        let upstream_key = self.upstream_key(raw.grip.upstream_key.as_deref());
+        let cdn_loop = self.cdn_loop(raw.cdn_loop.as_deref());
+        let need_mark = raw.orig_headers_need_mark.as_deref().unwrap_or_default();
+        let orig_headers_need_mark = self.header_names("orig_headers_need_mark", need_mark);
         let limits = self.limits(&raw.limits);
         let purge = raw.purge.as_ref().map(|purge| self.purge(purge));
         Some(Config {
@@ -224,8 +243,23 @@ impl Checker<'_> {
             drain: drain?,
             debug: raw.debug.unwrap_or(false),
             signature: signature?,
+            first_subscription: if raw.grip.update_on_first_subscription.unwrap_or(false) {
+                FirstSubscription::Update
+            } else {
+                FirstSubscription::Leave
+            },
             origin_tls: origin_tls?,
+            auto_cross_origin: raw.auto_cross_origin.unwrap_or(false),
+            accept_pushpin_route: raw.accept_pushpin_route.unwrap_or(false),
+            cdn_loop: cdn_loop?,
+            orig_headers_need_mark: orig_headers_need_mark?,
+            upstream_key: upstream_key?,
             forwarded_for: forwarded_for?,
+            forwarded_for_trusted: forwarded_for_trusted?,
+            forwarded_protocol: ForwardedProtocol {
+                accept: forwarded.accept_proto.unwrap_or(false),
+                set: set_proto?,
+            },
             limits,
             purge: match purge {
                 None => None,
@@ -265,48 +299,8 @@ impl Checker<'_> {
         )
     }
 
-    fn origin(&mut self, key: &str, value: &str, schemes: Schemes) -> Option<Origin> {
-        let allowed = match schemes {
-            Schemes::Http => "give http://HOST[:PORT], such as http://127.0.0.1:8080",
-            Schemes::HttpAndHttps => "give http[s]://HOST[:PORT], such as http://127.0.0.1:8080",
-        };
-        let Ok(uri) = value.parse::<Uri>() else {
-            return self.mistake(key, format_args!("{value:?} is no URL; {allowed}"));
-        };
-        let security = match (uri.scheme_str(), schemes) {
-            (Some("http"), _) => Security::Plain,
-            (Some("https"), Schemes::HttpAndHttps) => Security::Tls,
-            _ => {
-                return self.mistake(
-                    key,
-                    format_args!("{value:?} has no scheme that is supported; {allowed}"),
-                );
-            }
-        };
-        if uri
-            .path_and_query()
-            .is_some_and(|path| path.as_str() != "/")
-        {
-            return self.mistake(key, format_args!("{value:?} has a path; {allowed}"));
-        }
-        match uri.authority() {
-            Some(authority)
-                if !authority.as_str().contains('@') && authority.port_u16() != Some(0) =>
-            {
-                Some(Origin {
-                    authority: authority.clone(),
-                    security,
-                })
-            }
-            _ => self.mistake(
-                key,
-                format_args!("{value:?} names no host and port to connect to; {allowed}"),
-            ),
-        }
-    }
-
     /// From the one place that names targets.
-    fn routes(&mut self, raw: &RawConfig, origin: Option<&Origin>) -> Option<Routes> {
+    fn routes(&mut self, raw: &RawConfig, origin: Option<&HttpAddress>) -> Option<Routes> {
         let only_one = "give only one of origin, routes_file and [[routes]]";
         match (&raw.routes_file, raw.routes.as_slice()) {
             (Some(_), _) if raw.origin.is_some() => {
@@ -347,6 +341,16 @@ impl Checker<'_> {
         }
     }
 
+    fn http_address(&mut self, key: &str, value: &str) -> Option<HttpAddress> {
+        match value.parse::<HttpAddress>() {
+            Ok(address) => Some(address),
+            Err(error) => self.mistake(
+                key,
+                format_args!("{value:?} {error}; give http://HOST[:PORT] or https://HOST[:PORT], such as http://127.0.0.1:7676"),
+            ),
+        }
+    }
+
     fn duration(&mut self, key: &str, value: &str) -> Option<Duration> {
         match humantime::parse_duration(value) {
             Ok(duration) => Some(duration),
@@ -384,9 +388,56 @@ impl Checker<'_> {
         }
     }
 
-    fn forwarded_for(&mut self, rules: &str) -> Option<ForwardedFor> {
+    fn upstream_key(&mut self, text: Option<&str>) -> Option<Option<VerifyingKey>> {
+        match text.map(|text| keys::verifying_key(text, self.directory)) {
+            None => Some(None),
+            Some(Ok(key)) => Some(Some(key)),
+            Some(Err(error)) => self.mistake("grip.upstream_key", error),
+        }
+    }
+
+    fn cdn_loop(&mut self, token: Option<&str>) -> Option<Option<String>> {
+        let is_token = |token: &str| {
+            let is_plain =
+                |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:[]".contains(&byte);
+            !token.is_empty() && token.bytes().all(is_plain)
+        };
+        match token {
+            Some(token) if !is_token(token) => self.mistake(
+                "cdn_loop",
+                format_args!("{token:?} is no name for CDN-Loop; give one such as hub.example.com"),
+            ),
+            token => Some(token.map(str::to_owned)),
+        }
+    }
+
+    fn header_names(&mut self, key: &str, names: &[String]) -> Option<Vec<HeaderName>> {
+        let mut checked = Vec::with_capacity(names.len());
+        for name in names {
+            match name.parse() {
+                Ok(name) => checked.push(name),
+                Err(_) => return self.mistake(key, format_args!("{name:?} is no header's name")),
+            }
+        }
+        Some(checked)
+    }
+
+    fn set_proto(&mut self, value: &str) -> Option<SetProtocol> {
+        match value {
+            "false" => Some(SetProtocol::Neither),
+            "proto-only" => Some(SetProtocol::Proto),
+            "true" => Some(SetProtocol::Both),
+            _ => self.mistake(
+                "forwarded.set_proto",
+                format_args!("{value:?} is not known; give true, proto-only or false"),
+            ),
+        }
+    }
+
+    fn forwarded_for(&mut self, key: &str, rules: Option<&str>) -> Option<ForwardedFor> {
         let mut forwarded_for = ForwardedFor::default();
         for rule in rules
+            .unwrap_or("")
             .split(',')
             .map(str::trim)
             .filter(|rule| !rule.is_empty())
@@ -396,7 +447,7 @@ impl Checker<'_> {
                 None if rule == "append" => forwarded_for.append = true,
                 _ => {
                     return self.mistake(
-                        "forwarded.for",
+                        key,
                         format_args!(
                             "{rule:?} is no rule; give truncate:N or append, or both with a comma"
                         ),
@@ -441,7 +492,7 @@ impl Checker<'_> {
 
     fn purge(&mut self, raw: &RawPurge) -> Option<Purge> {
         let edge = match &raw.edge {
-            Some(edge) => self.origin("purge.edge", edge, Schemes::Http),
+            Some(edge) => self.http_address("purge.edge", edge),
             None => self.mistake(
                 "purge.edge",
                 "is missing; give the edge's address, such as http://127.0.0.1:7676",
@@ -526,11 +577,7 @@ mod tests {
         );
         check_mistake(
             "origin = \"ftp://a\"",
-            "origin: \"ftp://a\" has no scheme that is supported; give http[s]://",
-        );
-        check_mistake(
-            "[purge]\nedge = \"https://a\"",
-            "purge.edge: \"https://a\" has no scheme that is supported; give http://",
+            "origin: \"ftp://a\" has no scheme that is supported; give http://",
         );
         check_mistake(
             "origin = \"http://a/b\"",
@@ -552,7 +599,15 @@ mod tests {
             "[limits]\nhead_bytes = 1",
             "limits.head_bytes: 1 is too small; at least 8192",
         );
+        check_mistake(
+            "[origin_tls]\nca = \"none\"",
+            "origin_tls.ca: cannot read ./none",
+        );
         check_mistake("[purge]", "purge.edge: is missing");
+        check_mistake(
+            "[purge]\nedge = \"https://a/b\"",
+            "purge.edge: \"https://a/b\" has a path; give http://HOST[:PORT] or https://",
+        );
         check_mistake("[purge]", "purge.key: is missing");
     }
 
@@ -607,9 +662,8 @@ mod tests {
     #[test]
     fn an_origin_may_be_encrypted() {
         let config = check("origin = \"https://a\"").unwrap();
-        assert_eq!(config.origin.security, Security::Tls);
-        let path = http::uri::PathAndQuery::from_static("/b");
-        assert_eq!(config.origin.uri(&path), "https://a/b");
+        assert!(config.origin.is_https());
+        assert_eq!(config.origin.port(), 443);
     }
 
     #[test]

@@ -25,6 +25,14 @@ pub struct RawConfig {
     pub drain: Option<String>,
     /// Whether error answers tell what is wrong.
     pub debug: Option<bool>,
+    /// Whether answers of all routes are opened to pages of other origins.
+    pub auto_cross_origin: Option<bool>,
+    /// Whether clients may name the route of their request.
+    pub accept_pushpin_route: Option<bool>,
+    /// The hub's name in `CDN-Loop`.
+    pub cdn_loop: Option<String>,
+    /// Headers that routes with `orig_headers` do not copy.
+    pub orig_headers_need_mark: Option<Vec<String>>,
     /// How requests to the origin are signed.
     #[serde(default)]
     pub grip: RawGrip,
@@ -49,6 +57,10 @@ pub struct RawGrip {
     pub sig_key: Option<String>,
     /// Issuer in `Grip-Sig`.
     pub sig_iss: Option<String>,
+    /// Whether a channel's first subscribers are updated.
+    pub update_on_first_subscription: Option<bool>,
+    /// Key by which GRIP proxies in front are known.
+    pub upstream_key: Option<String>,
 }
 
 /// `[origin_tls]`.
@@ -66,6 +78,12 @@ pub struct RawForwarded {
     /// Rules for `X-Forwarded-For`.
     #[serde(rename = "for")]
     pub for_rules: Option<String>,
+    /// Rules for `X-Forwarded-For` of GRIP proxies in front.
+    pub for_trusted: Option<String>,
+    /// Whether `X-Forwarded-Proto` of clients is believed.
+    pub accept_proto: Option<bool>,
+    /// Whether and how `X-Forwarded-Proto` is set.
+    pub set_proto: Option<String>,
 }
 
 /// `[limits]`.

@@ -132,14 +132,14 @@ impl Control {
     ) -> Result<Response<String>, Refusal> {
         check_head(path, headers)?;
         match path.strip_suffix('/').unwrap_or(path) {
-            "" => Ok(reply(
-                StatusCode::OK,
-                "text/plain",
-                "Pushpin API\n".to_owned(),
-            )),
+            "" => Ok(text("Pushpin API\n")),
             "/publish" => {
                 allow(&method, &Method::POST, "POST")?;
                 self.publish(headers, body).await
+            }
+            "/recover" => {
+                allow(&method, &Method::POST, "POST")?;
+                self.recover(headers, body).await
             }
             "/metrics" => {
                 allow(&method, &Method::GET, "GET")?;
@@ -148,7 +148,7 @@ impl Control {
             }
             "/health" => {
                 allow(&method, &Method::GET, "GET")?;
-                Ok(reply(StatusCode::OK, "text/plain", "OK\n".to_owned()))
+                Ok(text("OK\n"))
             }
             _ => Err(Refusal::NotFound),
         }
@@ -164,12 +164,29 @@ impl Control {
         let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
         let items = grip::publish::parse(&body, &self.config.limits.grip)?;
         self.counters.published_items.add(items.len() as u64);
-        self.publisher.publish(items).await;
-        let (content_type, text) = match reply_type {
-            ReplyType::Text => ("text/plain", "Published\n"),
-            ReplyType::Json => ("application/json", "{\"message\":\"Published\"}\n"),
-        };
-        Ok(reply(StatusCode::OK, content_type, text.to_owned()))
+        let matched = self.publisher.publish(items).await;
+        Ok(match reply_type {
+            ReplyType::Text => text("Published\n"),
+            ReplyType::Json => json(format!(
+                "{{\"message\":\"Published\",\"matched\":{matched}}}\n"
+            )),
+        })
+    }
+
+    /// Has every held client ask the origin what it has missed; the body means nothing.
+    async fn recover(
+        &self,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+    ) -> Result<Response<String>, Refusal> {
+        check_length(headers)?;
+        complete(body, self.config.limits.publish_bytes).await?;
+        let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
+        self.publisher.recover().await;
+        Ok(match reply_type {
+            ReplyType::Text => text("Updated\n"),
+            ReplyType::Json => json("{\"message\":\"Updated\"}\n".to_owned()),
+        })
     }
 }
 
@@ -223,6 +240,14 @@ async fn complete(
         return Err(Refusal::BodyTooLarge);
     }
     Ok(complete.freeze())
+}
+
+fn text(text: &str) -> Response<String> {
+    reply(StatusCode::OK, "text/plain", text.to_owned())
+}
+
+fn json(text: String) -> Response<String> {
+    reply(StatusCode::OK, "application/json", text)
 }
 
 fn reply(status: StatusCode, content_type: &'static str, text: String) -> Response<String> {

@@ -4,15 +4,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use grip::ChannelName;
 use grip::hold::Answer;
-use grip::instruct::KeepAliveMode;
-use http::Version;
+use grip::instruct::{KeepAlive, KeepAliveMode};
+use grip::publish::StreamContent;
+use http::{Method, Version};
 use slab::Slab;
 use smallvec::SmallVec;
 
 use super::outbox::Outbox;
+use super::session::{Session, Slot};
 use super::subscriptions::Subscription;
+use crate::dressing::Dressing;
 use crate::mailbox::ConnectionKey;
 
 /// How the parts of a stream are told apart on the wire.
@@ -20,7 +22,7 @@ use crate::mailbox::ConnectionKey;
 pub(crate) enum StreamFraming {
     /// `Transfer-Encoding: chunked`.
     Chunked,
-    /// The content as it is, up to the connection's end; HTTP/1.0.
+    /// The content as it is, up to the end of the connection or stream; HTTP/1.0 and HTTP/2.
     Plain,
 }
 
@@ -42,6 +44,7 @@ pub(crate) enum HoldKind {
         start: Bytes,
         framing: StreamFraming,
         keep_alive: Option<KeepAliveRule>,
+        then: AfterStart,
     },
     /// GRIP `Grip-Hold: response`.
     Response {
@@ -50,13 +53,76 @@ pub(crate) enum HoldKind {
     },
 }
 
+/// What a stream waits for once its start is written. All but the first need a [`Session`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterStart {
+    /// Items.
+    Items,
+    /// Its next link, which is followed at once.
+    Link,
+    /// The rest of its first body; then items, or its link if it is not held.
+    Body(AfterBody),
+}
+
+/// What a stream waits for once its first body is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterBody {
+    /// Items.
+    Items,
+    /// Its next link.
+    Link,
+}
+
 /// A request that waits for its answer.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     /// The answer if nothing is published in time.
     pub(crate) answer: Answer,
-    /// The version of the client's request.
-    pub(crate) version: Version,
+    /// How answers are changed for this client, if they are.
+    pub(crate) dressing: Option<Box<Dressing>>,
+    pub(crate) reply: Reply,
+}
+
+/// How a waiting request is answered.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// With bytes in the outbox.
+    Http1 {
+        version: Version,
+        method: Method,
+        /// The request, for the origin to be asked again; empty if not all of it is known.
+        request: Bytes,
+    },
+    /// With [`super::Output::Answer`].
+    Http2(Repeat),
+}
+
+/// Whether the origin can be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Possible,
+    /// Not all of the request is known.
+    Impossible,
+}
+
+impl Reply {
+    pub(super) fn repeat(&self) -> Repeat {
+        match self {
+            Self::Http1 { request, .. } if request.is_empty() => Repeat::Impossible,
+            Self::Http1 { .. } => Repeat::Possible,
+            Self::Http2(repeat) => *repeat,
+        }
+    }
+}
+
+impl Waiting {
+    /// The answer as the client gets it.
+    pub(super) fn dressed(&self, answer: Answer) -> Answer {
+        match &self.dressing {
+            None => answer,
+            Some(dressing) => dressing.dress(answer),
+        }
+    }
 }
 
 /// A keep-alive as it goes on the wire; shared by all connections that have the same.
@@ -65,6 +131,17 @@ pub(crate) struct KeepAliveRule {
     pub(crate) bytes: Bytes,
     pub(crate) timeout: Duration,
     pub(crate) mode: Beat,
+}
+
+impl KeepAliveRule {
+    /// The keep-alive of an instruction, framed.
+    pub(crate) fn new(keep_alive: &KeepAlive, framing: StreamFraming) -> Self {
+        Self {
+            bytes: framing.frame(&StreamContent::new(&keep_alive.data)),
+            timeout: keep_alive.timeout,
+            mode: keep_alive.mode.into(),
+        }
+    }
 }
 
 /// What restarts a keep-alive's wait.
@@ -91,7 +168,11 @@ impl From<KeepAliveMode> for Beat {
 /// Opening ──attached──▶ Stream ───close, drain──────────┐
 ///    │                                                  ▼
 ///    └──────attached──▶ Response ──publish, timeout──▶ Ending ──flushed──▶ gone
+///    │                     │
+///    └──────conflict───────┴──────hint, gap, recover──▶ asked again (gone from here)
 /// ```
+///
+/// What a stream waits for meanwhile, its [`Session`] knows.
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// Waits for the broker; nothing was written.
@@ -107,7 +188,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(crate) kind: HoldKind,
-    pub(crate) channels: Vec<ChannelName>,
+    pub(crate) slots: Vec<Slot>,
 }
 
 /// One held connection. What a delivery touches of it stands first.
@@ -122,6 +203,8 @@ pub(crate) struct Connection {
     pub(crate) deadline: Option<Instant>,
     pub(crate) keep_alive: Option<Rc<KeepAliveRule>>,
     pub(crate) subscriptions: SmallVec<[Subscription; 2]>,
+    /// What few connections have.
+    pub(crate) session: Option<Box<Session>>,
 }
 
 /// All held connections of a shard.
@@ -132,7 +215,12 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn insert(&mut self, opening: Opening, after: AfterHold) -> ConnectionKey {
+    pub(crate) fn insert(
+        &mut self,
+        opening: Opening,
+        after: AfterHold,
+        session: Option<Box<Session>>,
+    ) -> ConnectionKey {
         self.generation = self.generation.wrapping_add(1);
         let index = self.slab.insert(Connection {
             outbox: Outbox::default(),
@@ -143,6 +231,7 @@ impl Connections {
             deadline: None,
             keep_alive: None,
             subscriptions: SmallVec::new(),
+            session,
         });
         ConnectionKey {
             index: u32::try_from(index).expect("a shard holds less than 2^32 connections"),

@@ -26,6 +26,11 @@ impl Deadlines {
         }
     }
 
+    /// Where the ticks begin.
+    pub(crate) fn start(&self) -> Instant {
+        self.start
+    }
+
     /// Reminds of `key` at the end of the tick that holds `at`.
     pub(crate) fn remind(&mut self, key: ConnectionKey, at: Instant) {
         let tick = ticks_in(at.saturating_duration_since(self.start)) + 1;

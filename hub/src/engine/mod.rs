@@ -6,7 +6,10 @@
 
 pub(crate) mod connections;
 mod deadlines;
+mod deliver;
+mod follow;
 mod outbox;
+pub(crate) mod session;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -18,23 +21,33 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use grip::ChannelName;
-use grip::channel::Channel;
+use grip::hold::Answer;
 use grip::http1::{LAST_CHUNK, Persistence};
 use grip::publish::{HttpResponse, HttpStream, Item, StreamContent};
 use rustc_hash::FxHashSet;
 
 use crate::counters::Counters;
-use crate::mailbox::{Attachment, ConnectionKey, Sequence, Sequenced};
+use crate::errand::{Behalf, ErrandKind, Last};
+use crate::mailbox::{Attachment, Conflict, ConnectionKey, Sequence, Sequenced};
 
-pub(crate) use connections::{AfterHold, HoldKind, KeepAliveRule, StreamFraming, Waiting};
+pub(crate) use connections::{
+    AfterBody, AfterHold, AfterStart, HoldKind, KeepAliveRule, Repeat, Reply, StreamFraming,
+    Waiting,
+};
 pub(crate) use outbox::Outbox;
+pub(crate) use session::{Session, Slot};
 
 use connections::{Beat, Connection, Connections, Opening, Phase};
 use deadlines::Deadlines;
 use subscriptions::Subscriptions;
 
+/// How often some of many connections are brought up to date.
+const UPDATE_BEAT: Duration = Duration::from_millis(100);
+/// Connections brought up to date in each beat.
+const UPDATES_PER_BEAT: usize = 100;
+
 /// What the shard has to do for the engine.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Output {
     /// Tell the broker that this connection wants these channels; answered by
     /// [`Engine::handle_attached`].
@@ -44,16 +57,39 @@ pub(crate) enum Output {
     },
     /// Tell the broker that one connection less wants each of these channels.
     Detach(Vec<ChannelName>),
+    /// Tell the broker that its last id of a channel does not fit what the origin says.
+    ForgetLast(ChannelName),
     /// End this connection at once. The engine has forgotten it.
     Drop(ConnectionKey),
+    /// Answer this HTTP/2 request. The engine has forgotten it.
+    Answer {
+        connection: ConnectionKey,
+        answer: Box<Answer>,
+    },
+    /// Ask the origin again what becomes of this request. The engine has forgotten it.
+    Retry {
+        connection: ConnectionKey,
+        reply: Reply,
+        last: Vec<Last>,
+    },
+    /// Run an errand; unless it is [`ErrandKind::Gone`], its report is answered by
+    /// [`Engine::handle_news`].
+    Run {
+        connection: ConnectionKey,
+        behalf: Arc<Behalf>,
+        kind: ErrandKind,
+    },
 }
 
 /// A hold that the proxy asks for.
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) kind: HoldKind,
-    pub(crate) channels: Vec<Channel>,
+    /// The channels, each once.
+    pub(crate) slots: Vec<Slot>,
     pub(crate) after: AfterHold,
+    /// Needed if any slot [needs one](Slot::needs_session) or there are links.
+    pub(crate) session: Option<Box<Session>>,
 }
 
 /// What happens to a connection whose outbox is full.
@@ -71,9 +107,14 @@ pub(crate) struct Engine {
     connections: Connections,
     subscriptions: Subscriptions,
     deadlines: Deadlines,
+    /// When links are followed.
+    beats: Deadlines,
     keep_alives: FxHashSet<Rc<KeepAliveRule>>,
     outputs: VecDeque<Output>,
     dirty: VecDeque<ConnectionKey>,
+    /// Connections to bring up to date with their origins, some at a time.
+    updates: VecDeque<ConnectionKey>,
+    next_update: Option<Instant>,
     /// Connections still to let go of; present once the drain began.
     draining: Option<Vec<ConnectionKey>>,
     slow_consumer: SlowConsumer,
@@ -83,14 +124,22 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(slow_consumer: SlowConsumer, counters: Arc<Counters>, now: Instant) -> Self {
+    /// `epoch` is the same for all shards, so that their links are followed in the same beats.
+    pub(crate) fn new(
+        slow_consumer: SlowConsumer,
+        counters: Arc<Counters>,
+        epoch: Instant,
+    ) -> Self {
         Self {
             connections: Connections::default(),
             subscriptions: Subscriptions::default(),
-            deadlines: Deadlines::new(now),
+            deadlines: Deadlines::new(epoch),
+            beats: Deadlines::new(epoch),
             keep_alives: FxHashSet::default(),
             outputs: VecDeque::new(),
             dirty: VecDeque::new(),
+            updates: VecDeque::new(),
+            next_update: None,
             draining: None,
             slow_consumer,
             counters,
@@ -102,18 +151,14 @@ impl Engine {
     /// Takes a connection in. Nothing is written to it before the broker has attached it, so
     /// whoever sees the head of a stream gets everything that is published afterwards.
     pub(crate) fn open(&mut self, hold: Hold, now: Instant) -> ConnectionKey {
-        let attachments = attachments(hold.channels);
-        let channels: Vec<ChannelName> = attachments
-            .iter()
-            .map(|attachment| attachment.channel.clone())
-            .collect();
+        let attachments: Vec<Attachment> = hold.slots.iter().map(Slot::attachment).collect();
         let opening = Opening {
             kind: hold.kind,
-            channels,
+            slots: hold.slots,
         };
-        let connection = self.connections.insert(opening, hold.after);
+        let connection = self.connections.insert(opening, hold.after, hold.session);
         if attachments.is_empty() {
-            self.handle_attached(connection, Sequence::default(), now);
+            self.handle_attached(connection, Sequence::default(), Conflict::None, now);
         } else {
             self.outputs.push_back(Output::Attach {
                 connection,
@@ -124,7 +169,13 @@ impl Engine {
     }
 
     /// The broker has attached the connection: items after `cursor` are for it.
-    pub(crate) fn handle_attached(&mut self, key: ConnectionKey, cursor: Sequence, now: Instant) {
+    pub(crate) fn handle_attached(
+        &mut self,
+        key: ConnectionKey,
+        cursor: Sequence,
+        conflict: Conflict,
+        now: Instant,
+    ) {
         let Some(connection) = self.connections.get(key) else {
             // Gone meanwhile, and detached when it went.
             return;
@@ -132,20 +183,32 @@ impl Engine {
         let phase = std::mem::replace(&mut connection.phase, Phase::Ending);
         let Phase::Opening(opening) = phase else {
             connection.phase = phase;
-            return;
+            return self.join(key, cursor, now);
         };
-        for (slot, name) in opening.channels.iter().enumerate() {
-            let subscription = self.subscriptions.add(name, key.index, slot, cursor);
-            connection.subscriptions.push(subscription);
+        for slot in &opening.slots {
+            self.subscribe(key, &slot.channel, cursor);
+        }
+        let (_, connection) = self.connections.live(key.index);
+        if let Some(session) = &mut connection.session {
+            session.slots = opening.slots;
         }
         match opening.kind {
             HoldKind::Stream {
                 start,
                 framing,
                 keep_alive,
-            } => self.begin_stream(key, start, framing, keep_alive, now),
+                then,
+            } => {
+                self.begin_stream(key, start, framing, now);
+                self.set_keep_alive(key, keep_alive, now);
+                self.begin_session(key, then, conflict, now);
+            }
             HoldKind::Response { waiting, timeout } => {
                 self.begin_response(key, waiting, timeout, now);
+                if conflict == Conflict::Found {
+                    self.counters.gaps.increment();
+                    self.retry(key);
+                }
             }
         }
         if self.draining.is_some() {
@@ -154,26 +217,46 @@ impl Engine {
         self.check_invariants();
     }
 
+    fn subscribe(&mut self, key: ConnectionKey, channel: &ChannelName, cursor: Sequence) {
+        let (_, connection) = self.connections.live(key.index);
+        let slot = connection.subscriptions.len();
+        let subscription = self.subscriptions.add(channel, key.index, slot, cursor);
+        connection.subscriptions.push(subscription);
+    }
+
     fn begin_stream(
         &mut self,
         key: ConnectionKey,
         start: Bytes,
         framing: StreamFraming,
-        keep_alive: Option<KeepAliveRule>,
         now: Instant,
     ) {
         self.streams += 1;
         self.show_held();
-        let keep_alive = keep_alive.map(|rule| self.shared(rule));
         let (_, connection) = self.connections.live(key.index);
         connection.phase = Phase::Stream(framing);
         connection.outbox.push(start);
         mark_dirty(&mut self.dirty, key, connection);
-        if let Some(rule) = keep_alive {
-            let deadline = now + staggered(rule.timeout, key);
-            connection.deadline = Some(deadline);
-            connection.keep_alive = Some(rule);
+        self.set_beat(key, now);
+    }
+
+    /// Replaces the keep-alive of a stream.
+    fn set_keep_alive(&mut self, key: ConnectionKey, rule: Option<KeepAliveRule>, now: Instant) {
+        let rule = rule.map(|rule| self.shared(rule));
+        let (_, connection) = self.connections.live(key.index);
+        let old = std::mem::replace(&mut connection.keep_alive, rule);
+        let is_watched = connection.deadline.is_some();
+        connection.deadline = connection
+            .keep_alive
+            .as_ref()
+            .map(|rule| now + staggered(rule.timeout, key));
+        if let Some(deadline) = connection.deadline
+            && !is_watched
+        {
             self.deadlines.remind(key, deadline);
+        }
+        if let Some(old) = old {
+            self.release(&old);
         }
     }
 
@@ -194,16 +277,21 @@ impl Engine {
     }
 
     /// Delivers an item to everybody here who is subscribed to its channel.
-    pub(crate) fn handle_item(&mut self, sequenced: &Sequenced, now: Instant) {
+    pub(crate) fn handle_item(&mut self, sequenced: &Arc<Sequenced>, now: Instant) {
         let item = &sequenced.item;
         // Connections leave the channel's list only after the walk over it.
         let mut ending = Vec::new();
         let mut slow = Vec::new();
+        let mut with_session = Vec::new();
         for subscriber in self.subscriptions.of(&item.channel) {
             if sequenced.sequence <= subscriber.cursor {
                 continue;
             }
             let (key, connection) = self.connections.live(subscriber.connection);
+            if connection.session.is_some() {
+                with_session.push(key);
+                continue;
+            }
             match reaction(&connection.phase, item) {
                 Reaction::Nothing => {}
                 Reaction::End => ending.push(key),
@@ -225,45 +313,114 @@ impl Engine {
             self.end_by_item(key, item);
         }
         for key in slow {
-            self.counters.slow_consumers.increment();
-            self.forget(key);
-            self.outputs.push_back(Output::Drop(key));
+            self.drop_slow(key);
+        }
+        for key in with_session {
+            self.receive(key, sequenced, now);
         }
         self.check_invariants();
     }
 
+    fn drop_slow(&mut self, key: ConnectionKey) {
+        self.counters.slow_consumers.increment();
+        self.abort(key);
+    }
+
+    /// Ends a connection in the middle of what it gets.
+    fn abort(&mut self, key: ConnectionKey) {
+        self.forget(key);
+        self.outputs.push_back(Output::Drop(key));
+    }
+
     fn end_by_item(&mut self, key: ConnectionKey, item: &Item) {
         let (_, connection) = self.connections.live(key.index);
-        if let (Phase::Response(waiting), Some(HttpResponse::Send(message))) =
-            (&connection.phase, &item.http_response)
+        match (&connection.phase, &item.http_response) {
+            (Phase::Response(waiting), Some(HttpResponse::Send(message))) => {
+                let answer = waiting.answer.published(message);
+                self.counters.deliveries.increment();
+                self.answer(key, answer);
+            }
+            (Phase::Response(_), Some(HttpResponse::Hint)) => self.retry(key),
+            _ => self.let_go(key),
+        }
+    }
+
+    /// Answers a waiting request.
+    fn answer(&mut self, key: ConnectionKey, answer: Answer) {
+        let (_, connection) = self.connections.live(key.index);
+        let Phase::Response(waiting) = &connection.phase else {
+            return;
+        };
+        let answer = waiting.dressed(answer);
+        match waiting.reply {
+            Reply::Http1 {
+                version,
+                ref method,
+                ..
+            } => {
+                let persistence = connection.after.persistence();
+                let bytes = answer.encode(version, method, persistence);
+                self.end(key, bytes);
+            }
+            Reply::Http2(_) => {
+                self.forget(key);
+                self.outputs.push_back(Output::Answer {
+                    connection: key,
+                    answer: Box::new(answer),
+                });
+            }
+        }
+    }
+
+    /// Has the origin asked again what becomes of a waiting request; GRIP `Grip-Last`.
+    fn retry(&mut self, key: ConnectionKey) {
+        if self.draining.is_some() {
+            return self.let_go(key);
+        }
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let last = connection
+            .session
+            .as_ref()
+            .map(|session| session.last())
+            .unwrap_or_default();
+        if let Phase::Response(waiting) = &connection.phase
+            && waiting.reply.repeat() == Repeat::Impossible
         {
-            self.counters.deliveries.increment();
-            let answer = waiting.answer.published(message);
-            let bytes = answer.encode(waiting.version, connection.after.persistence());
-            self.end(key, bytes);
-        } else {
-            self.let_go(key);
+            return self.let_go(key);
+        }
+        if let Some(Phase::Response(waiting)) = self.forget(key) {
+            self.counters.retries.increment();
+            self.outputs.push_back(Output::Retry {
+                connection: key,
+                reply: waiting.reply,
+                last,
+            });
         }
     }
 
     /// Ends a hold as its time runs out: a stream with its end, a request with its own answer.
     fn let_go(&mut self, key: ConnectionKey) {
-        let draining = self.draining.is_some();
+        let is_draining = self.draining.is_some();
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        if draining {
+        if is_draining {
             connection.after = AfterHold::Close;
         }
-        let last = match &connection.phase {
-            Phase::Stream(StreamFraming::Chunked) => Bytes::from_static(LAST_CHUNK),
-            Phase::Stream(StreamFraming::Plain) => Bytes::new(),
-            Phase::Response(waiting) => waiting
-                .answer
-                .encode(waiting.version, connection.after.persistence()),
-            Phase::Opening(_) | Phase::Ending => return,
-        };
-        self.end(key, last);
+        match &connection.phase {
+            Phase::Stream(_) if connection.is_amid_body() => self.abort(key),
+            Phase::Stream(framing) => {
+                let last = framing.end();
+                self.end(key, last);
+            }
+            Phase::Response(waiting) => {
+                let answer = waiting.answer.clone();
+                self.answer(key, answer);
+            }
+            Phase::Opening(_) | Phase::Ending => {}
+        }
     }
 
     /// Puts the last bytes in the outbox and unsubscribes.
@@ -278,20 +435,36 @@ impl Engine {
         connection.deadline = None;
         mark_dirty(&mut self.dirty, key, connection);
         self.unsubscribe(key);
+        self.end_session(key);
         self.show_held();
     }
 
     /// When [`Self::handle_timeout`] is to be called next; may change after every `handle_*`.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.poll_timeout()
+        [
+            self.deadlines.poll_timeout(),
+            self.beats.poll_timeout(),
+            self.next_update,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
-    /// Sends keep-alives and answers requests whose time is up.
+    /// Sends keep-alives, follows links, and answers requests whose time is up.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some(keys) = self.deadlines.next_due(now) {
             for key in keys {
                 self.handle_deadline(key, now);
             }
+        }
+        while let Some(keys) = self.beats.next_due(now) {
+            for key in keys {
+                self.handle_beat(key, now);
+            }
+        }
+        if self.next_update.is_some_and(|at| at <= now) {
+            self.update_some(now);
         }
         self.check_invariants();
     }
@@ -325,12 +498,47 @@ impl Engine {
         let deadline = now + staggered(rule.timeout, key);
         connection.deadline = Some(deadline);
         self.deadlines.remind(key, deadline);
-        // A client that does not read what it has needs no sign of life on top.
-        if connection.outbox.is_empty() {
+        // A client that does not read what it has needs no sign of life on top, and one must not
+        // stand in the middle of a body.
+        if connection.outbox.is_empty() && !connection.is_amid_body() {
             self.counters.keep_alives.increment();
             connection.outbox.push(rule.bytes.clone());
             mark_dirty(&mut self.dirty, key, connection);
         }
+    }
+
+    /// All origins are to be asked again; GRIP `recover`.
+    pub(crate) fn handle_recover(&mut self, now: Instant) {
+        let keys: Vec<ConnectionKey> = self.connections.keys().collect();
+        self.update_soon(keys, now);
+    }
+
+    /// The origins of a channel's connections are to be asked again.
+    pub(crate) fn handle_update(&mut self, channel: &ChannelName, now: Instant) {
+        let subscribers = self.subscriptions.of(channel).iter();
+        let connections = &mut self.connections;
+        let keys: Vec<ConnectionKey> = subscribers
+            .map(|subscriber| connections.live(subscriber.connection).0)
+            .collect();
+        self.update_soon(keys, now);
+    }
+
+    fn update_soon(&mut self, keys: Vec<ConnectionKey>, now: Instant) {
+        self.updates.extend(keys);
+        if self.next_update.is_none() {
+            self.next_update = Some(now);
+        }
+    }
+
+    fn update_some(&mut self, now: Instant) {
+        for key in self
+            .updates
+            .drain(..self.updates.len().min(UPDATES_PER_BEAT))
+            .collect::<Vec<_>>()
+        {
+            self.update(key);
+        }
+        self.next_update = (!self.updates.is_empty()).then(|| now + UPDATE_BEAT);
     }
 
     /// The client left, or its connection broke.
@@ -382,10 +590,17 @@ impl Engine {
         Some(&mut self.connections.get(key)?.outbox)
     }
 
-    /// Says whether the hold is over, now that the outbox is empty; then forgets the connection.
+    /// To be called after each write. Says whether the hold is over, now that the outbox is
+    /// empty; then forgets the connection.
     pub(crate) fn handle_flushed(&mut self, key: ConnectionKey) -> Option<AfterHold> {
         let connection = self.connections.get(key)?;
-        if !matches!(connection.phase, Phase::Ending) || !connection.outbox.is_empty() {
+        if !connection.outbox.is_empty() {
+            return None;
+        }
+        if let Some(session) = &mut connection.session {
+            session.receipt = None;
+        }
+        if !matches!(connection.phase, Phase::Ending) {
             return None;
         }
         let after = connection.after;
@@ -393,15 +608,20 @@ impl Engine {
         Some(after)
     }
 
-    fn forget(&mut self, key: ConnectionKey) {
+    /// Forgets a connection and says in which phase it was.
+    fn forget(&mut self, key: ConnectionKey) -> Option<Phase> {
         self.unsubscribe(key);
-        let Some(connection) = self.connections.remove(key) else {
-            return;
-        };
-        match connection.phase {
+        self.end_session(key);
+        let connection = self.connections.remove(key)?;
+        match &connection.phase {
             Phase::Opening(opening) => {
-                if !opening.channels.is_empty() {
-                    self.outputs.push_back(Output::Detach(opening.channels));
+                let names: Vec<ChannelName> = opening
+                    .slots
+                    .iter()
+                    .map(|slot| slot.channel.clone())
+                    .collect();
+                if !names.is_empty() {
+                    self.outputs.push_back(Output::Detach(names));
                 }
             }
             Phase::Stream(_) => self.streams -= 1,
@@ -412,6 +632,7 @@ impl Engine {
             self.release(&rule);
         }
         self.show_held();
+        Some(connection.phase)
     }
 
     fn unsubscribe(&mut self, key: ConnectionKey) {
@@ -474,6 +695,24 @@ impl Connection {
     }
 }
 
+impl StreamFraming {
+    /// What a complete stream ends with.
+    fn end(self) -> Bytes {
+        match self {
+            Self::Chunked => Bytes::from_static(LAST_CHUNK),
+            Self::Plain => Bytes::new(),
+        }
+    }
+
+    /// A piece of content as it goes on the wire.
+    fn frame(self, content: &StreamContent) -> Bytes {
+        match self {
+            Self::Chunked => content.chunk(),
+            Self::Plain => content.plain(),
+        }
+    }
+}
+
 impl AfterHold {
     pub(crate) fn persistence(self) -> Persistence {
         match self {
@@ -493,19 +732,15 @@ enum Reaction {
 fn reaction(phase: &Phase, item: &Item) -> Reaction {
     match (phase, &item.http_stream, &item.http_response) {
         (Phase::Stream(framing), Some(HttpStream::Send { content, .. }), _) => {
-            Reaction::Append(framed(content, *framing))
+            Reaction::Append(framing.frame(content))
         }
         (Phase::Stream(_), Some(HttpStream::Close), _)
-        | (Phase::Response(_), _, Some(HttpResponse::Send(_))) => Reaction::End,
-        // Hints follow links, which the engine does not know yet; refreshes are for WebSockets.
+        | (Phase::Response(_), _, Some(HttpResponse::Send(_) | HttpResponse::Hint)) => {
+            Reaction::End
+        }
+        // A stream without session has no link that a hint could mean; refreshes are for
+        // WebSockets.
         _ => Reaction::Nothing,
-    }
-}
-
-fn framed(content: &StreamContent, framing: StreamFraming) -> Bytes {
-    match framing {
-        StreamFraming::Chunked => content.chunk(),
-        StreamFraming::Plain => content.plain(),
     }
 }
 
@@ -518,19 +753,6 @@ fn mark_dirty(
         connection.is_dirty = true;
         dirty.push_back(key);
     }
-}
-
-/// Each channel once, in the order of the instruction.
-fn attachments(channels: Vec<Channel>) -> Vec<Attachment> {
-    let mut seen = FxHashSet::default();
-    channels
-        .into_iter()
-        .filter(|channel| seen.insert(channel.name.clone()))
-        .map(|channel| Attachment {
-            channel: channel.name,
-            prev_id: channel.prev_id,
-        })
-        .collect()
 }
 
 /// A wait a little shorter than `timeout`, different for each connection, so that connections that

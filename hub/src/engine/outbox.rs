@@ -55,6 +55,16 @@ impl Outbox {
             .count()
     }
 
+    /// Takes the oldest piece out.
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        if self.first.is_empty() {
+            return None;
+        }
+        let piece = self.first.clone();
+        self.consume(piece.len());
+        Some(piece)
+    }
+
     /// Forgets the oldest `written` bytes; at most [`Self::pending_bytes`].
     pub(crate) fn consume(&mut self, mut written: usize) {
         self.pending -= written;

@@ -84,6 +84,17 @@ impl Subscriptions {
         (channel.name, None)
     }
 
+    /// The channel of a subscription.
+    pub(crate) fn name(&self, subscription: Subscription) -> &ChannelName {
+        &self.channels[subscription.channel as usize].name
+    }
+
+    /// A subscription became another one of its connection's.
+    pub(crate) fn set_slot(&mut self, subscription: Subscription, slot: usize) {
+        let channel = &mut self.channels[subscription.channel as usize];
+        channel.subscribers[subscription.position as usize].slot = narrow(slot);
+    }
+
     /// The subscribers of a channel, in the order in which they are sent to.
     pub(crate) fn of(&self, name: &ChannelName) -> &[Subscriber] {
         self.ids

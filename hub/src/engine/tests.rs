@@ -6,8 +6,8 @@ use std::io::IoSlice;
 use grip::Limits;
 use grip::channel::ItemId;
 use grip::hold::Answer;
-use grip::instruct::Status;
-use http::{HeaderMap, StatusCode, Version};
+use grip::instruct::{Instruct, Status};
+use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::*;
 use crate::counters::Counter;
@@ -39,25 +39,22 @@ impl Bench {
     }
 
     fn open(&mut self, kind: HoldKind, channels: &[&str]) -> ConnectionKey {
-        let channels = channels
-            .iter()
-            .map(|name| Channel {
-                name: ChannelName::new(name),
-                prev_id: None,
-                filters: Vec::new(),
-            })
-            .collect();
         let hold = Hold {
             kind,
-            channels,
+            slots: slots(channels),
             after: AfterHold::Reuse,
+            session: None,
         };
         self.engine.open(hold, self.now)
     }
 
     fn attach(&mut self, key: ConnectionKey) {
+        self.attach_at(key, self.sequence);
+    }
+
+    fn attach_at(&mut self, key: ConnectionKey, sequence: u64) {
         self.engine
-            .handle_attached(key, Sequence(self.sequence), self.now);
+            .handle_attached(key, Sequence(sequence), Conflict::None, self.now);
     }
 
     fn stream(&mut self, channels: &[&str]) -> ConnectionKey {
@@ -76,7 +73,7 @@ impl Bench {
             sequence: Sequence(self.sequence),
             item,
         };
-        self.engine.handle_item(&sequenced, self.now);
+        self.engine.handle_item(&Arc::new(sequenced), self.now);
     }
 
     fn append(&mut self, channel: &str, content: &str) {
@@ -118,7 +115,21 @@ impl Bench {
                     let names: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
                     format!("detach {}", names.join(" "))
                 }
+                Output::ForgetLast(name) => format!("forget last of {name}"),
                 Output::Drop(_) => "drop".to_owned(),
+                Output::Answer { answer, .. } => format!("answer {:?}", answer.body),
+                Output::Retry { last, .. } => format!("retry {}", lines(&last)),
+                Output::Run { kind, .. } => match kind {
+                    ErrandKind::Follow {
+                        next,
+                        last,
+                        urgency,
+                    } => format!("follow {} {urgency:?} {}", next.uri, lines(&last)),
+                    ErrandKind::Ask { inquiry, last } => {
+                        format!("ask {} {:?} {}", inquiry.url, inquiry.content, lines(&last))
+                    }
+                    ErrandKind::Gone(uri) => format!("gone {uri}"),
+                },
             })
             .collect()
     }
@@ -130,11 +141,32 @@ impl Bench {
     }
 }
 
+/// Slots of channels such as `a` and `a;prev-id=1;filter=skip-self`.
+fn slots(channels: &[&str]) -> Vec<Slot> {
+    let mut headers = HeaderMap::new();
+    for channel in channels {
+        headers.append("grip-channel", channel.parse().unwrap());
+    }
+    let instruct = Instruct::from_headers(&headers, &Limits::default()).unwrap();
+    Slot::all(&instruct.channels, "", &[])
+}
+
+/// The lines of `Grip-Last`.
+fn lines(last: &[Last]) -> String {
+    let lines: Vec<String> = last.iter().map(Last::text).collect();
+    format!("[{}]", lines.join(", "))
+}
+
 fn stream(keep_alive: Option<KeepAliveRule>) -> HoldKind {
+    stream_then(keep_alive, AfterStart::Items)
+}
+
+fn stream_then(keep_alive: Option<KeepAliveRule>, then: AfterStart) -> HoldKind {
     HoldKind::Stream {
         start: Bytes::from_static(b"head "),
         framing: StreamFraming::Chunked,
         keep_alive,
+        then,
     }
 }
 
@@ -146,7 +178,12 @@ fn response(seconds: u64) -> HoldKind {
                 headers: HeaderMap::new(),
                 body: Bytes::from_static(b"nothing"),
             },
-            version: Version::HTTP_11,
+            dressing: None,
+            reply: Reply::Http1 {
+                version: Version::HTTP_11,
+                method: Method::GET,
+                request: Bytes::from_static(b"request"),
+            },
         }),
         timeout: Duration::from_secs(seconds),
     }
@@ -180,7 +217,7 @@ fn a_stream_begins_once_it_is_attached_and_gets_items_in_order() {
 fn items_at_or_below_the_cursor_are_not_repeated() {
     let mut bench = Bench::new();
     let key = bench.open(stream(None), &["a"]);
-    bench.engine.handle_attached(key, Sequence(2), bench.now);
+    bench.attach_at(key, 2);
     for content in ["1", "2", "3"] {
         bench.append("a", content);
     }
@@ -226,6 +263,7 @@ fn a_plain_stream_has_no_framing() {
         start: Bytes::from_static(b"head "),
         framing: StreamFraming::Plain,
         keep_alive: None,
+        then: AfterStart::Items,
     };
     let key = bench.open(kind, &["a"]);
     bench.attach(key);
@@ -392,12 +430,9 @@ fn prev_ids_reach_the_broker() {
     let mut bench = Bench::new();
     let hold = Hold {
         kind: stream(None),
-        channels: vec![Channel {
-            name: ChannelName::new("a"),
-            prev_id: Some(ItemId::new("7")),
-            filters: Vec::new(),
-        }],
+        slots: slots(&["a;prev-id=7"]),
         after: AfterHold::Close,
+        session: None,
     };
     bench.engine.open(hold, bench.now);
     let Some(Output::Attach { channels, .. }) = bench.engine.poll_output() else {

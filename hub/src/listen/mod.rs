@@ -1,43 +1,46 @@
 //! Client connections while hyper reads requests from them and writes answers.
 //!
-//! A response that asks for a hold is not answered by hyper: once everything before it is written,
-//! the connection is taken away from hyper and handed to the shard, which writes the head itself.
-//! TLS and HTTP/2 belong in files beside `io`.
+//! HTTP/1 and HTTP/2 come on the same port; the first bytes tell. A response that asks for a hold
+//! is not answered by hyper: over HTTP/1 the connection is taken away from hyper once everything
+//! before it is written, and handed to the shard, which writes the head itself; over HTTP/2, the
+//! stream stays with hyper and gets its content from the shard. TLS belongs in a file beside `io`.
 
+mod http1;
+mod http2;
 mod io;
 
-use std::cell::RefCell;
-use std::future::{Future as _, pending};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use crate::engine::Hold;
+use crate::errand::Last;
 use crate::life::{Life, draining};
-use crate::proxy::{Outcome, Proxy, ResponseBody};
-use io::{ClientIo, Gate};
+use crate::proxy::{Held, Proxy};
+use crate::shard::{Pipe, PipeEvent, Wait};
 
 /// How long a client may take for a request's head, and an open connection be without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+/// What every HTTP/2 connection begins with; RFC 9113 §3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A client connection that a task gives up because its response asks for a hold.
+/// A request that is given up to the shard because its response asks for a hold.
 #[derive(Debug)]
-pub(crate) struct Handover {
-    pub(crate) stream: TcpStream,
-    /// Bytes that the client sent after its request.
-    pub(crate) input: Bytes,
-    pub(crate) hold: Hold,
+pub(crate) enum Handover {
+    /// The whole connection.
+    Http1 {
+        stream: TcpStream,
+        /// Bytes that the client sent after its request.
+        input: Bytes,
+        held: Box<Held>,
+    },
+    /// The content of an HTTP/2 stream.
+    Http2Stream { pipe: Rc<Pipe>, held: Box<Held> },
+    /// The answer to an HTTP/2 request.
+    Http2Response { wait: Wait, held: Box<Held> },
 }
 
 /// A client's connection, ready for its next request.
@@ -47,131 +50,57 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Bytes that the client has already sent.
     pub(crate) input: Bytes,
+    /// What the client has, if its next request was held before and is asked again.
+    pub(crate) last: Vec<Last>,
     pub(crate) proxy: Rc<Proxy>,
     pub(crate) handovers: mpsc::UnboundedSender<Handover>,
+    pub(crate) pipe_events: mpsc::UnboundedSender<PipeEvent>,
     pub(crate) life: watch::Receiver<Life>,
 }
 
-/// How hyper's part of a connection ends.
-enum End {
-    /// The connection is over.
-    Closed,
-    /// hyper gave up on what the client sent.
-    Failed(hyper::Error),
-    /// A response asked for this.
-    Hold(Hold),
-}
-
 impl Connection {
-    /// Serves requests until the connection ends or is held.
-    pub(crate) async fn serve(mut self) {
-        let limits = &self.proxy.config().limits;
-        let mut builder = http1::Builder::new();
-        builder
-            .auto_date_header(false)
-            .max_buf_size(limits.head_bytes)
-            .max_headers(limits.head_fields)
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT);
-        let gate = Rc::new(Gate::default());
-        let asked: Rc<RefCell<Option<Hold>>> = Rc::default();
-        let service = service_fn(|request| {
-            // Boxed: a connection's memory must not hold the largest request's state twice over.
-            Box::pin(answer(
-                Rc::clone(&self.proxy),
-                request,
-                self.peer,
-                Rc::clone(&gate),
-                Rc::clone(&asked),
-            ))
-        });
-        let io = TokioIo::new(ClientIo::new(self.stream, self.input, Rc::clone(&gate)));
-        let mut connection = builder.serve_connection(io, service);
-        let end = {
-            let mut drain = pin!(draining(&mut self.life));
-            let mut is_draining = false;
-            std::future::poll_fn(|context| {
-                if !is_draining && drain.as_mut().poll(context).is_ready() {
-                    is_draining = true;
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                }
-                match connection.poll_without_shutdown(context) {
-                    Poll::Ready(Ok(())) => Poll::Ready(End::Closed),
-                    Poll::Ready(Err(error)) => Poll::Ready(End::Failed(error)),
-                    // An earlier response may still wait to be written; it goes first.
-                    Poll::Pending if gate.is_flushed() => match asked.borrow_mut().take() {
-                        Some(hold) => Poll::Ready(End::Hold(hold)),
-                        None => Poll::Pending,
-                    },
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await
+    /// Serves a client that has just connected, until its connection ends or is held.
+    pub(crate) async fn serve_new(mut self) {
+        let mut input = BytesMut::new();
+        let is_http2 = tokio::select! {
+            preface = tokio::time::timeout(HEAD_TIMEOUT, read_preface(&self.stream, &mut input)) => match preface {
+                Ok(Ok(is_http2)) => is_http2,
+                // Closed, broken, or silent for too long.
+                Ok(Err(_)) | Err(_) => return,
+            },
+            () = draining(&mut self.life) => return,
         };
-        let parts = connection.into_parts();
-        let (stream, unread) = parts.io.into_inner().into_parts();
-        match end {
-            End::Closed => io::write_and_close(stream, b"").await,
-            End::Failed(error) => {
-                if gate.has_refused() || error.is_parse() {
-                    refuse(stream, &error, &self.proxy).await;
-                } else {
-                    tracing::debug!(%error, "client connection failed");
-                }
-            }
-            End::Hold(hold) => {
-                let handover = Handover {
-                    stream,
-                    input: joined(parts.read_buf, &unread),
-                    hold,
-                };
-                // Fails only when the shard is gone, and the connection with it.
-                let _ = self.handovers.send(handover);
-            }
+        self.input = input.freeze();
+        if is_http2 {
+            self.serve_http2().await;
+        } else {
+            self.serve_http1().await;
         }
     }
-}
 
-/// What hyper has read but not used, and what it has not read of the earlier input.
-fn joined(read: Bytes, unread: &[u8]) -> Bytes {
-    if unread.is_empty() {
-        return read;
+    /// Serves an HTTP/1 client that had requests before.
+    pub(crate) async fn serve_on(self) {
+        self.serve_http1().await;
     }
-    [&read, unread].concat().into()
 }
 
-/// Answers one request, or leaves the hold that is asked for in `asked` and never ends.
-async fn answer(
-    proxy: Rc<Proxy>,
-    request: Request<Incoming>,
-    peer: SocketAddr,
-    gate: Rc<Gate>,
-    asked: Rc<RefCell<Option<Hold>>>,
-) -> Result<Response<io::Gated<ResponseBody>>, std::convert::Infallible> {
-    let answering = gate.begin();
-    match proxy.handle(request, peer).await {
-        Outcome::Response(response) => Ok(response.map(|body| answering.with(body))),
-        Outcome::Hold(hold) => {
-            asked.replace(Some(*hold));
-            pending().await
+/// Reads until it is clear whether the client speaks HTTP/2; what was read is in `input`.
+async fn read_preface(stream: &TcpStream, input: &mut BytesMut) -> std::io::Result<bool> {
+    const FIRST_READ: usize = 2048;
+    loop {
+        stream.readable().await?;
+        input.reserve(FIRST_READ);
+        match stream.try_read_buf(input) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        if input.starts_with(PREFACE) {
+            return Ok(true);
+        }
+        if !PREFACE.starts_with(input) {
+            return Ok(false);
         }
     }
-}
-
-/// Answers a request head that hyper could not read; hyper's own answer says nothing.
-async fn refuse(stream: TcpStream, error: &hyper::Error, proxy: &Proxy) {
-    let counters = proxy.counters();
-    let text = if error.is_parse_too_large() {
-        counters.oversized_heads.increment();
-        let limit = proxy.config().limits.head_bytes;
-        format!("Request header size exceeded limit of {limit} bytes.\n")
-    } else {
-        counters.malformed_heads.increment();
-        format!("Failed to parse request: {error}\n")
-    };
-    let response = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
-        text.len()
-    );
-    io::write_and_close(stream, response.as_bytes()).await;
 }

@@ -1,44 +1,97 @@
 //! What becomes of one request: it goes to the origin, and the answer is relayed, or it holds the
 //! client.
 //!
-//! Knows HTTP messages; does not know connections. [`Proxy::handle`] is the way in. Routes, links
-//! and retries belong in files beside `request` and `response`.
+//! ```text
+//! request ─▶ route ─▶ prepared headers ─▶ first target that answers ─▶ relay
+//!                                                                   └▶ follow: hold, or at once
+//! ```
+//!
+//! Knows HTTP messages; does not know connections. [`Proxy::handle`] is the way in.
 
 mod body;
-mod request;
+mod error;
+mod link;
+mod replay;
+pub(crate) mod request;
 mod response;
+mod target;
+mod test_origin;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use grip::UnixTime;
-use grip::fields::GRIPLINE_STALE;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use grip::cross_origin::Cors;
+use grip::hold::Answer;
+use http::header::{CONTENT_TYPE, HOST, HeaderMap};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Response, Uri, Version};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::dressing::Dressing;
 use crate::engine::{AfterHold, Hold};
-use body::{ClientBody, Progress};
-use request::OriginRequest;
+use crate::errand::{Behalf, Last};
+use crate::routes::{Lookup, Protocol, Route, Routes, Security, Setting};
+use crate::upstream::{TlsConfig, Upstream};
+use body::Progress;
+use error::{Candour, ProxyError};
+use request::{PUSHPIN_ROUTE, Preparation, Trust};
 
-pub(crate) use body::ResponseBody;
+pub(crate) use body::{BodyError, Content, OriginBody, ResponseBody};
+pub(crate) use link::{LinkTarget, Links, resolve};
+pub(crate) use replay::Original;
+pub(crate) use response::respond;
+pub(crate) use target::endpoint;
 
-/// How long a connection to the origin may take to open.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection to the origin is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// A shard's way to the origin.
+/// A shard's way to the origins.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     config: Arc<Config>,
     counters: Arc<Counters>,
-    client: Client<HttpConnector, ClientBody>,
+    upstream: Upstream<OriginBody>,
+    routes: CurrentRoutes,
+}
+
+/// The routes as they are now, without a lock for those who only read.
+#[derive(Debug)]
+pub(crate) struct CurrentRoutes {
+    latest: RefCell<watch::Receiver<Arc<Routes>>>,
+    current: RefCell<Arc<Routes>>,
+}
+
+impl CurrentRoutes {
+    pub(crate) fn new(latest: watch::Receiver<Arc<Routes>>) -> Self {
+        let current = Arc::clone(&latest.borrow());
+        Self {
+            latest: RefCell::new(latest),
+            current: RefCell::new(current),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Arc<Routes> {
+        let mut latest = self.latest.borrow_mut();
+        if latest.has_changed().unwrap_or(false) {
+            self.current
+                .replace(Arc::clone(&latest.borrow_and_update()));
+        }
+        Arc::clone(&self.current.borrow())
+    }
+}
+
+/// A client's request.
+#[derive(Debug)]
+pub(crate) struct ClientRequest {
+    pub(crate) head: http::request::Parts,
+    pub(crate) content: Content,
+    pub(crate) peer: SocketAddr,
+    /// What the client has, if its request was held before and is asked again.
+    pub(crate) last: Vec<Last>,
 }
 
 /// What a request comes to.
@@ -47,16 +100,34 @@ pub(crate) enum Outcome {
     /// This answer.
     Response(Response<ResponseBody>),
     /// The client is held.
-    Hold(Box<Hold>),
+    Hold(Box<Held>),
+}
+
+/// A hold, and what is needed to carry it out.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) hold: Hold,
+    /// The rest of a stream's first body.
+    pub(crate) feed: Option<Incoming>,
+    /// The head of an HTTP/2 stream, which is not written by the engine.
+    pub(crate) head: Option<Answer>,
+    /// The request, for an HTTP/2 request that may have to be asked again.
+    pub(crate) original: Option<Original>,
 }
 
 /// What is needed of a request after it is gone.
 #[derive(Debug)]
 struct Asked {
+    method: Method,
     version: Version,
-    is_head: bool,
     is_persistent: bool,
     body: Arc<Progress>,
+    /// Where the body comes back to.
+    returned: Option<tokio::sync::oneshot::Receiver<Content>>,
+    original: Original,
+    behalf: Arc<Behalf>,
+    dressing: Option<Box<Dressing>>,
+    trust: Trust,
 }
 
 impl Asked {
@@ -68,82 +139,30 @@ impl Asked {
             AfterHold::Close
         }
     }
+
+    fn is_jsonp(&self) -> bool {
+        matches!(self.dressing.as_deref(), Some(Dressing::Jsonp(_)))
+    }
 }
 
-/// Why a request has no proper answer. Each becomes a plain text for the client.
-#[derive(Debug, thiserror::Error)]
-enum ProxyError {
-    /// The client's request body broke off or is malformed.
-    #[error("Failed to read request body.")]
-    ClientBody,
-    /// CONNECT asks for a tunnel, which the hub is not for.
-    #[error("CONNECT is not supported.")]
-    Connect,
-    /// No connection to the origin.
-    #[error("Unable to connect to any targets. Tried: {0}")]
-    Unreachable(String),
-    /// The origin broke off, or its answer is not HTTP.
-    #[error("Error while proxying to origin.")]
-    Origin,
-    /// The response's instructions cannot be followed.
-    #[error("Failed to parse accept instructions: {0}")]
-    Instruct(#[from] grip::instruct::InstructError),
-    /// The response carries instructions in a form that the hub does not read.
-    #[error("Failed to parse accept instructions: {0}")]
-    Form(&'static str),
-    /// The response with instructions is larger than [`crate::config::Limits::instruct_bytes`].
-    #[error("GRIP instruct response too large from {0}")]
-    InstructTooLarge(String),
-    /// The request's body is larger than a held request's may be.
-    #[error("Request too large to accept GRIP instruct.")]
-    RequestTooLarge,
-}
-
-impl ProxyError {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::ClientBody | Self::RequestTooLarge => StatusCode::BAD_REQUEST,
-            Self::Connect => StatusCode::NOT_IMPLEMENTED,
-            _ => StatusCode::BAD_GATEWAY,
-        }
-    }
-
-    /// What the client reads. What only an operator should know is hidden without `debug`.
-    fn text(&self, debug: bool) -> String {
-        match self {
-            Self::ClientBody | Self::RequestTooLarge | Self::Connect => format!("{self}\n"),
-            _ if debug => format!("{self}\n"),
-            _ => format!("{}\n", Self::Origin),
-        }
-    }
-
-    fn count(&self, counters: &Counters) {
-        match self {
-            Self::ClientBody | Self::Connect => counters.malformed_heads.increment(),
-            Self::Unreachable(_) | Self::Origin => counters.origin_errors.increment(),
-            Self::Instruct(_)
-            | Self::Form(_)
-            | Self::InstructTooLarge(_)
-            | Self::RequestTooLarge => {
-                counters.instruct_errors.increment();
-            }
-        }
-    }
+/// How a request's errors are told.
+struct Manner {
+    candour: Candour,
+    dressing: Option<Box<Dressing>>,
 }
 
 impl Proxy {
-    pub(crate) fn new(config: Arc<Config>, counters: Arc<Counters>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(connector);
+    pub(crate) fn new(
+        config: Arc<Config>,
+        counters: Arc<Counters>,
+        tls: Arc<TlsConfig>,
+        routes: watch::Receiver<Arc<Routes>>,
+    ) -> Self {
         Self {
+            upstream: Upstream::new(tls, Arc::clone(&counters)),
             config,
             counters,
-            client,
+            routes: CurrentRoutes::new(routes),
         }
     }
 
@@ -158,56 +177,176 @@ impl Proxy {
     /// Sends a request to the origin and says what becomes of the client.
     ///
     /// Cancel safe: dropped when the client leaves, it ends the request to the origin as well.
-    pub(crate) async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Outcome {
-        self.counters.requests.increment();
-        match self.exchange(request, peer).await {
+    pub(crate) async fn handle(&self, request: ClientRequest) -> Outcome {
+        let mut manner = Manner {
+            candour: if self.config.debug {
+                Candour::Debug
+            } else {
+                Candour::Discreet
+            },
+            dressing: None,
+        };
+        match self.exchange(request, &mut manner).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 error.count(&self.counters);
                 tracing::warn!(%error, "request failed");
-                Outcome::Response(text_response(error.status(), error.text(self.config.debug)))
+                let answer = text_answer(error.status(), error.text(manner.candour));
+                Outcome::Response(response::at_once(answer, manner.dressing.as_deref()))
             }
         }
     }
 
     async fn exchange(
         &self,
-        request: Request<Incoming>,
-        peer: SocketAddr,
+        request: ClientRequest,
+        manner: &mut Manner,
     ) -> Result<Outcome, ProxyError> {
-        if request.method() == Method::CONNECT {
+        let ClientRequest {
+            mut head,
+            mut content,
+            peer,
+            last,
+        } = request;
+        if head.method == Method::CONNECT {
             return Err(ProxyError::Connect);
         }
-        let OriginRequest { request, asked } =
-            request::to_origin(request, peer, &self.config, unix_now());
-        let mut response = self.client.request(request).await.map_err(|error| {
-            if asked.body.has_failed() {
-                ProxyError::ClientBody
-            } else if error.is_connect() {
-                ProxyError::Unreachable(self.config.origin.authority.to_string())
-            } else {
-                tracing::debug!(error = ?error, "no answer from the origin");
-                ProxyError::Origin
+        let original = Original::of(&head);
+        request::set_host(&mut head.headers, &head.uri);
+        let security = request::security(&head.headers, &self.config);
+        let route = self.route(&head, security).ok_or(ProxyError::NoRoute)?;
+        if route.debug == Setting::On {
+            manner.candour = Candour::Debug;
+        }
+        if is_websocket_events(&head.headers) && route.has_websocket_over_http() {
+            return Err(ProxyError::WebSocketEvents);
+        }
+        let mut path = head.uri.path_and_query().cloned();
+        if route.cross_origin == Setting::On || self.config.auto_cross_origin {
+            manner.dressing = Some(Box::new(Dressing::Cors(Cors::of_request(&head.headers))));
+            let whole = path.clone().unwrap_or_else(root);
+            let jsonp = route
+                .jsonp
+                .take_apart(&head.method, &whole, &head.headers)?;
+            if let Some(jsonp) = jsonp {
+                manner.dressing = Some(Box::new(Dressing::Jsonp(jsonp.wrap)));
+                head.method = jsonp.method;
+                head.headers = jsonp.headers;
+                path = Some(jsonp.path_and_query);
+                content = Content::complete(jsonp.body);
             }
-        })?;
-        if response.headers_mut().remove(GRIPLINE_STALE).is_some() {
-            self.counters.stale_answers.increment();
         }
-        if grip::instruct::is_instruct(response.headers()) {
-            response::follow(response, &asked, &self.config).await
+        let path = route.rewrite_path(&path.unwrap_or_else(root));
+        let behalf = Arc::new(Behalf {
+            uri: origin_uri(&route, &head.headers, &path, security),
+            implicit: Vec::new(),
+            tells_errors: manner.candour == Candour::Debug,
+            route: Arc::clone(&route),
+        });
+        let asked = Asked {
+            is_persistent: request::is_persistent(head.version, &head.headers),
+            version: head.version,
+            method: original.method.clone(),
+            body: content.progress(),
+            returned: None,
+            original,
+            behalf,
+            dressing: manner.dressing.clone(),
+            trust: Trust::of(&head.headers, self.config.upstream_key.as_ref(), unix_now()),
+        };
+        let preparation = Preparation {
+            config: &self.config,
+            route: &route,
+            trust: asked.trust,
+            peer: peer.ip(),
+            security,
+            last: &last,
+            now: unix_now(),
+        };
+        preparation
+            .apply(&mut head.headers)
+            .map_err(|request::LoopFound| ProxyError::Loop)?;
+        let question = target::Question {
+            method: head.method,
+            path,
+            headers: head.headers,
+            content,
+        };
+        self.ask(question, asked).await
+    }
+
+    fn route(&self, head: &http::request::Parts, security: Security) -> Option<Arc<Route>> {
+        let host = head.headers.get(HOST)?;
+        let id = if self.config.accept_pushpin_route {
+            head.headers.get(PUSHPIN_ROUTE)
         } else {
-            Ok(Outcome::Response(response::relay(response)))
-        }
+            None
+        };
+        let lookup = Lookup {
+            host: without_port(text(host)),
+            path: head.uri.path(),
+            protocol: Protocol::Http,
+            security,
+            id: id.map(text),
+        };
+        self.routes.now().find(&lookup).cloned()
     }
 }
 
-fn text_response(status: StatusCode, text: String) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::full(text.into()));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    response
+/// The request as its origin knows it.
+fn origin_uri(route: &Route, headers: &HeaderMap, path: &PathAndQuery, security: Security) -> Uri {
+    let host = match &route.as_host {
+        Some(host) => host.as_str(),
+        None => headers.get(HOST).map_or("localhost", text),
+    };
+    let scheme = match security {
+        Security::Plain => "http",
+        Security::Tls => "https",
+    };
+    let build = |host| {
+        Uri::builder()
+            .scheme(scheme)
+            .authority(host)
+            .path_and_query(path.clone())
+            .build()
+    };
+    build(host)
+        .or_else(|_| build("localhost"))
+        .unwrap_or_default()
+}
+
+/// A header's value where only text has a meaning; what is no text matches nothing.
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or_default()
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some(at) if !host[at..].contains(']') => &host[..at],
+        _ => host,
+    }
+}
+
+fn root() -> PathAndQuery {
+    PathAndQuery::from_static("/")
+}
+
+fn is_websocket_events(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
+        media_type.is_some_and(|it| it.trim_ascii() == b"application/websocket-events")
+    })
+}
+
+fn text_answer(status: http::StatusCode, text: String) -> Answer {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Answer {
+        status: grip::instruct::Status::new(status),
+        headers,
+        body: Bytes::from(text),
+    }
 }
 
 /// The time of day.

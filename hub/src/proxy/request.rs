@@ -1,67 +1,175 @@
 //! From the client's request to the origin's.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use grip::UnixTime;
-use grip::fields::{self, GRIP_FEATURE, GRIP_FEATURES, GRIP_SIG};
-use grip::signature::grip_sig;
+use grip::fields::{self, GRIP_FEATURE, GRIP_FEATURES, GRIP_LAST, GRIP_SIG};
+use grip::signature::{VerifyingKey, grip_sig};
 use http::header::{
     self, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName,
 };
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Uri, Version};
-use hyper::body::Incoming;
+use http::{HeaderValue, Uri, Version};
 
-use super::Asked;
-use super::body::ClientBody;
-use crate::config::{Config, ForwardedFor, Signature};
+use crate::config::{Config, ForwardedFor, SetProtocol, Signature};
+use crate::errand::Last;
+use crate::routes::{Grip, OrigHeaders, Route, Security};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Said of the client's connection, so a client may not say them itself.
-const X_FORWARDED_PROTO: [HeaderName; 2] = [
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-protocol"),
-];
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PROTOCOL: HeaderName = HeaderName::from_static("x-forwarded-protocol");
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+/// Names the route that a request is for.
+pub(super) const PUSHPIN_ROUTE: HeaderName = HeaderName::from_static("pushpin-route");
+/// What stands before the names of a client's headers that are passed on a second time.
+const ORIGINAL_MARK: &str = "eb9bf0f5-";
 /// What a request without `Host` is taken to be for.
 const DEFAULT_HOST: HeaderValue = HeaderValue::from_static("localhost");
 
-pub(super) struct OriginRequest {
-    pub(super) request: Request<ClientBody>,
-    pub(super) asked: Asked,
+/// Whether the client is another GRIP proxy, which acts on instructions by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    Client,
+    Proxy,
 }
 
-/// The same request as it goes to the origin: its own connection's headers gone, and signed.
-pub(super) fn to_origin(
-    request: Request<Incoming>,
-    peer: SocketAddr,
-    config: &Config,
-    now: UnixTime,
-) -> OriginRequest {
-    let (mut parts, body) = request.into_parts();
-    let (body, progress) = ClientBody::new(body);
-    let asked = Asked {
-        version: parts.version,
-        is_head: parts.method == Method::HEAD,
-        is_persistent: is_persistent(parts.version, &parts.headers),
-        body: progress,
-    };
-    set_host(&mut parts.headers, &parts.uri);
-    strip(&mut parts.headers);
-    forward_for(&mut parts.headers, peer, config.forwarded_for);
-    sign(&mut parts.headers, &config.signature, now);
-    let path = parts.uri.path_and_query().cloned();
-    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    parts.uri = config.origin.uri(&path);
-    parts.version = Version::HTTP_11;
-    parts.extensions.clear();
-    OriginRequest {
-        request: Request::from_parts(parts, body),
-        asked,
+impl Trust {
+    /// A client is a proxy if it signs with the key that only proxies know; GRIP `Grip-Sig`.
+    pub(super) fn of(headers: &HeaderMap, key: Option<&VerifyingKey>, now: UnixTime) -> Self {
+        let token = headers
+            .get(GRIP_SIG)
+            .and_then(|token| std::str::from_utf8(token.as_bytes()).ok());
+        match (key, token) {
+            (Some(key), Some(token)) if key.verify(token, now, 0).is_ok() => Self::Proxy,
+            _ => Self::Client,
+        }
     }
 }
 
+/// What the headers of a request for the origin depend on, beside the client's.
+#[derive(Debug)]
+pub(super) struct Preparation<'a> {
+    pub(super) config: &'a Config,
+    pub(super) route: &'a Route,
+    pub(super) trust: Trust,
+    pub(super) peer: IpAddr,
+    pub(super) security: Security,
+    pub(super) last: &'a [Last],
+    pub(super) now: UnixTime,
+}
+
+/// The request has come through here before; RFC 8586 §2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LoopFound;
+
+impl Preparation<'_> {
+    /// Makes the origin's headers of the client's: its own connection's are gone, the route's are
+    /// added, and it is signed. Only `Host` is left to be set for each target.
+    pub(super) fn apply(&self, headers: &mut HeaderMap) -> Result<(), LoopFound> {
+        let original = match self.route.orig_headers {
+            OrigHeaders::Copy => headers.clone(),
+            OrigHeaders::Strip => HeaderMap::new(),
+        };
+        set_route_headers(headers, self.route);
+        mark_originals(headers, &original, self.config);
+        strip(headers);
+        if self.config.accept_pushpin_route {
+            headers.remove(PUSHPIN_ROUTE);
+        }
+        add_to_loop(headers, self.config.cdn_loop.as_deref())?;
+        if self.trust == Trust::Client {
+            fields::strip_grip(headers);
+            if self.route.grip == Grip::On {
+                sign(headers, self.route, &self.config.signature, self.now);
+                add_last(headers, self.last);
+            }
+        }
+        self.forward_protocol(headers);
+        let rules = match self.trust {
+            Trust::Client => self.config.forwarded_for,
+            Trust::Proxy => self.config.forwarded_for_trusted,
+        };
+        forward_for(headers, self.peer, rules);
+        Ok(())
+    }
+
+    fn forward_protocol(&self, headers: &mut HeaderMap) {
+        let rules = self.config.forwarded_protocol;
+        if !rules.accept && rules.set == SetProtocol::Neither {
+            return;
+        }
+        headers.remove(X_FORWARDED_PROTO);
+        headers.remove(X_FORWARDED_PROTOCOL);
+        if self.security == Security::Plain {
+            return;
+        }
+        let https = HeaderValue::from_static("https");
+        match rules.set {
+            SetProtocol::Neither => {}
+            SetProtocol::Proto => drop(headers.insert(X_FORWARDED_PROTO, https)),
+            SetProtocol::Both => {
+                headers.insert(X_FORWARDED_PROTO, https.clone());
+                headers.insert(X_FORWARDED_PROTOCOL, https);
+            }
+        }
+    }
+}
+
+/// The route's own headers in place of the client's.
+pub(crate) fn set_route_headers(headers: &mut HeaderMap, route: &Route) {
+    for (name, _) in &route.headers {
+        headers.remove(name);
+    }
+    for (name, value) in &route.headers {
+        if let Some(value) = value {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Passes the client's headers a second time under marked names. Only a route that copies them lets
+/// marked ones through.
+fn mark_originals(headers: &mut HeaderMap, original: &HeaderMap, config: &Config) {
+    let marked: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(ORIGINAL_MARK))
+        .cloned()
+        .collect();
+    if original.is_empty() {
+        for name in marked {
+            headers.remove(name);
+        }
+        return;
+    }
+    for (name, value) in original {
+        let needs_mark = config.orig_headers_need_mark.contains(name);
+        if name.as_str().starts_with(ORIGINAL_MARK) || needs_mark {
+            continue;
+        }
+        let copy = HeaderName::try_from(format!("{ORIGINAL_MARK}{name}"));
+        if let Ok(copy) = copy
+            && !marked.contains(&copy)
+        {
+            headers.append(copy, value.clone());
+        }
+    }
+}
+
+fn add_to_loop(headers: &mut HeaderMap, token: Option<&str>) -> Result<(), LoopFound> {
+    let Some(token) = token else {
+        return Ok(());
+    };
+    let mut values = list(headers, &CDN_LOOP);
+    let is_ours = |value: &String| value.split(';').next().is_some_and(|id| id.trim() == token);
+    if values.iter().any(is_ours) {
+        return Err(LoopFound);
+    }
+    values.push(token.to_owned());
+    insert_list(headers, CDN_LOOP, &values);
+    Ok(())
+}
+
 /// RFC 9112 §9.3.
-fn is_persistent(version: Version, headers: &HeaderMap) -> bool {
+pub(super) fn is_persistent(version: Version, headers: &HeaderMap) -> bool {
     let named = fields::connection_names(headers);
     if version == Version::HTTP_11 {
         !named.contains(&HeaderName::from_static("close"))
@@ -72,7 +180,7 @@ fn is_persistent(version: Version, headers: &HeaderMap) -> bool {
 
 /// The host that the client asked for: in the target if it is absolute, else in `Host`;
 /// RFC 9112 §3.2.2.
-fn set_host(headers: &mut HeaderMap, uri: &Uri) {
+pub(super) fn set_host(headers: &mut HeaderMap, uri: &Uri) {
     let named = uri
         .authority()
         .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
@@ -83,10 +191,24 @@ fn set_host(headers: &mut HeaderMap, uri: &Uri) {
     }
 }
 
+/// Whether the client's connection is encrypted, or that of the proxy before it where that is
+/// believed.
+pub(super) fn security(headers: &HeaderMap, config: &Config) -> Security {
+    if !config.forwarded_protocol.accept {
+        return Security::Plain;
+    }
+    let said = headers
+        .get(X_FORWARDED_PROTOCOL)
+        .or_else(|| headers.get(X_FORWARDED_PROTO));
+    match said.map(|value| value.as_bytes().trim_ascii()) {
+        Some(b"https" | b"wss") => Security::Tls,
+        _ => Security::Plain,
+    }
+}
+
 fn strip(headers: &mut HeaderMap) {
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
     fields::strip_hop_by_hop(headers);
-    fields::strip_grip(headers);
     headers.remove(ACCEPT_ENCODING);
     headers.remove(CONTENT_ENCODING);
     headers.remove(EXPECT);
@@ -94,39 +216,58 @@ fn strip(headers: &mut HeaderMap) {
         // Transfer-Encoding overrides it; both together are a smuggler's trick.
         headers.remove(CONTENT_LENGTH);
     }
-    for name in &X_FORWARDED_PROTO {
-        headers.remove(name);
-    }
 }
 
 /// Joins all values in one field, after the rules.
-fn forward_for(headers: &mut HeaderMap, peer: SocketAddr, rules: ForwardedFor) {
-    let mut values: Vec<String> = headers
-        .get_all(&X_FORWARDED_FOR)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(|value| String::from_utf8_lossy(value.trim_ascii()).into_owned())
-        .filter(|value| !value.is_empty())
-        .collect();
+fn forward_for(headers: &mut HeaderMap, peer: IpAddr, rules: ForwardedFor) {
+    let mut values = list(headers, &X_FORWARDED_FOR);
     if let Some(keep) = rules.keep {
         values.drain(..values.len().saturating_sub(keep));
     }
     if rules.append {
-        values.push(peer.ip().to_string());
+        values.push(peer.to_string());
     }
-    headers.remove(&X_FORWARDED_FOR);
+    insert_list(headers, X_FORWARDED_FOR, &values);
+}
+
+/// The values of all lines of a field.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(|value| String::from_utf8_lossy(value.trim_ascii()).into_owned())
+        .filter(|value| !value.is_empty())
+        .collect()
+}
+
+/// Joins values in one line, which is absent if there are none.
+fn insert_list(headers: &mut HeaderMap, name: HeaderName, values: &[String]) {
+    headers.remove(&name);
     if let Ok(joined) = HeaderValue::from_str(&values.join(", "))
         && !values.is_empty()
     {
-        headers.insert(X_FORWARDED_FOR, joined);
+        headers.insert(name, joined);
     }
 }
 
-fn sign(headers: &mut HeaderMap, signature: &Signature, now: UnixTime) {
-    let token = grip_sig(&signature.key, &signature.issuer, now);
+/// Signs a request; GRIP `Grip-Sig`, `Grip-Feature`.
+pub(crate) fn sign(headers: &mut HeaderMap, route: &Route, hub: &Signature, now: UnixTime) {
+    let key = route.sig_key.as_ref().unwrap_or(&hub.key);
+    let issuer = route.sig_iss.as_ref().unwrap_or(&hub.issuer);
+    let token = grip_sig(key, issuer, now);
     let token = HeaderValue::from_str(&token).expect("a token is base64url and dots");
     headers.insert(GRIP_SIG, token);
     headers.insert(GRIP_FEATURE, HeaderValue::from_static(GRIP_FEATURES));
+}
+
+/// Says what the client has; GRIP `Grip-Last`.
+pub(crate) fn add_last(headers: &mut HeaderMap, last: &[Last]) {
+    for last in last {
+        if let Ok(value) = HeaderValue::from_bytes(last.text().as_bytes()) {
+            headers.append(GRIP_LAST, value);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +280,7 @@ mod tests {
         for line in lines {
             headers.append(X_FORWARDED_FOR, HeaderValue::from_static(line));
         }
-        forward_for(&mut headers, "192.0.2.9:1".parse().unwrap(), rules);
+        forward_for(&mut headers, "192.0.2.9".parse().unwrap(), rules);
         let found: Vec<&str> = headers
             .get_all(X_FORWARDED_FOR)
             .iter()

@@ -1,73 +1,234 @@
 //! From the origin's response to what the client gets.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use grip::ChannelName;
+use grip::channel::Channel;
 use grip::fields;
-use grip::hold::Answer;
-use grip::http1::{self, Framing};
-use grip::instruct::{HoldMode, Instruct, KeepAlive, Status};
-use http::header::{CONTENT_ENCODING, HeaderMap};
-use http::{Response, Version};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use grip::filter::{self, Context, Filter};
+use grip::hold::{self, Answer};
+use grip::http1::Framing;
+use grip::instruct::{HoldMode, Instruct, Status};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
+use http::{Method, Response, Version};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use super::body::ResponseBody;
-use super::{Asked, Outcome, ProxyError};
-use crate::config::Config;
-use crate::engine::{AfterHold, Hold, HoldKind, KeepAliveRule, StreamFraming, Waiting};
+use super::error::ProxyError;
+use super::link::Links;
+use super::request::Trust;
+use super::{Asked, Held, Outcome, Proxy};
+use crate::config::Limits;
+use crate::dressing::Dressing;
+use crate::engine::{
+    AfterBody, AfterHold, AfterStart, Hold, HoldKind, KeepAliveRule, Repeat, Reply, Session, Slot,
+    StreamFraming, Waiting,
+};
+use crate::routes::{Grip, Target};
 
-/// An ordinary answer, body streamed as it arrives.
-pub(super) fn relay(response: Response<Incoming>) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
-    fields::strip_hop_by_hop(&mut parts.headers);
-    let mut relayed = Response::new(ResponseBody::Relayed(body));
-    *relayed.status_mut() = parts.status;
-    *relayed.headers_mut() = parts.headers;
-    if let Some(reason) = parts.extensions.remove::<ReasonPhrase>() {
-        relayed.extensions_mut().insert(reason);
-    }
-    relayed
+/// Bytes of an answer that becomes a script.
+const MAX_JSONP: usize = 1_000_000;
+
+/// An origin's response with an instruction.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) status: Status,
+    pub(super) headers: HeaderMap,
+    /// The body, or the beginning of it.
+    pub(super) body: Bytes,
+    /// The rest of a body that is larger than an instruction's may be.
+    pub(super) rest: Option<Incoming>,
+    pub(super) age: Age,
 }
 
-/// Does what a response's instruction says.
-pub(super) async fn follow(
-    response: Response<Incoming>,
-    asked: &Asked,
-    config: &Config,
-) -> Result<Outcome, ProxyError> {
-    let (parts, body) = response.into_parts();
-    if asked.body.bytes() > config.limits.instruct_bytes {
-        return Err(ProxyError::RequestTooLarge);
-    }
-    if grip::instruct::has_instruct_type(&parts.headers) {
-        return Err(ProxyError::Form(
-            "application/grip-instruct content is not supported",
-        ));
-    }
-    if is_encoded(&parts.headers) {
-        return Err(ProxyError::Form("the response has a Content-Encoding"));
-    }
-    let instruct = Instruct::from_headers(&parts.headers, &config.limits.grip)?;
-    let body = complete(body, config).await?;
-    let origin = Status {
-        code: parts.status,
-        reason: reason(&parts.extensions),
-    };
-    let answer = Answer::instructed(&instruct, origin, &parts.headers, body);
-    let can_hold = !asked.is_head && asked.version <= Version::HTTP_11;
-    Ok(match instruct.hold {
-        Some(HoldMode::Response) if can_hold => {
-            Outcome::Hold(Box::new(wait(answer, instruct, asked)))
+/// Whether an answer's ids can be compared with what was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    Fresh,
+    /// It is a backup copy: it may be older than anything that is known, and nobody can be asked
+    /// for what came after it.
+    Backup,
+}
+
+impl Origin {
+    /// Reads a response whose headers may carry an instruction, with as much of its body as an
+    /// instruction may have.
+    pub(super) async fn read(
+        response: Response<Incoming>,
+        limits: &Limits,
+        target: &Target,
+        age: Age,
+    ) -> Result<Self, ProxyError> {
+        let (parts, mut incoming) = response.into_parts();
+        let mut body = BytesMut::new();
+        let mut rest = None;
+        while let Some(frame) = incoming.frame().await {
+            let Ok(data) = frame.map_err(|_| ProxyError::Origin)?.into_data() else {
+                continue;
+            };
+            body.extend_from_slice(&data);
+            if body.len() > limits.instruct_bytes {
+                rest = Some(incoming);
+                break;
+            }
         }
-        Some(HoldMode::Stream) if can_hold && !answer.status.is_bodiless() => {
-            Outcome::Hold(Box::new(stream(&answer, instruct, asked)))
+        let origin = Self {
+            status: Status {
+                code: parts.status,
+                reason: reason(&parts.extensions),
+            },
+            headers: parts.headers,
+            body: body.freeze(),
+            rest,
+            age,
+        };
+        if origin.rest.is_some() && !origin.may_be_large(limits)? {
+            return Err(ProxyError::InstructTooLarge(target.to_string()));
         }
-        _ => Outcome::Response(at_once(answer)),
-    })
+        Ok(origin)
+    }
+
+    /// Whether the body may be passed on before it is complete: that of a stream whose body no
+    /// filter has to see as a whole.
+    fn may_be_large(&self, limits: &Limits) -> Result<bool, ProxyError> {
+        if grip::instruct::has_instruct_type(&self.headers) {
+            return Ok(false);
+        }
+        let instruct = Instruct::from_headers(&self.headers, &limits.grip)?;
+        let is_stream = match instruct.hold {
+            Some(mode) => mode == HoldMode::Stream,
+            None => instruct.next_link.is_some(),
+        };
+        let mut filters = instruct
+            .channels
+            .iter()
+            .flat_map(|channel| &channel.filters);
+        Ok(is_stream && !filters.any(|filter| filter == Filter::BuildId.name()))
+    }
+}
+
+impl Proxy {
+    /// Does what a response's instruction says.
+    pub(super) async fn instructed(
+        &self,
+        origin: Origin,
+        mut asked: Asked,
+    ) -> Result<Outcome, ProxyError> {
+        let limits = &self.config.limits;
+        let Origin {
+            status,
+            headers,
+            body,
+            rest,
+            age,
+        } = origin;
+        let (mut instruct, mut answer) =
+            if asked.behalf.route.grip == Grip::Off || asked.trust == Trust::Proxy {
+                // An answer of the test target that nobody follows.
+                let instruct = Instruct::from_headers(&HeaderMap::new(), &limits.grip)?;
+                let answer = Answer::instructed(&instruct, status, &headers, body);
+                (instruct, answer)
+            } else {
+                hold::read_response(status, &headers, body, &limits.grip)?
+            };
+        answer.body = filtered(&instruct, answer.body)?;
+        if age == Age::Backup {
+            for channel in &mut instruct.channels {
+                channel.prev_id = None;
+            }
+        }
+        let links = Links::of(&instruct, &asked.behalf.uri)?;
+        let is_head = asked.method == Method::HEAD;
+        let is_whole = rest.is_none();
+        let can_stream = !is_head && !answer.status.is_bodiless() && !asked.is_jsonp();
+        match instruct.hold {
+            Some(HoldMode::Response) => {
+                asked.take_body().await;
+                let hold = wait(answer, instruct, links, asked);
+                Ok(Outcome::Hold(Box::new(hold)))
+            }
+            Some(HoldMode::Stream) if can_stream => {
+                let then = if is_whole {
+                    AfterStart::Items
+                } else {
+                    AfterStart::Body(AfterBody::Items)
+                };
+                Ok(Outcome::Hold(Box::new(stream(
+                    answer, instruct, links, asked, then, rest,
+                ))))
+            }
+            None if can_stream && links.next.is_some() => {
+                let then = if is_whole {
+                    AfterStart::Link
+                } else {
+                    AfterStart::Body(AfterBody::Link)
+                };
+                Ok(Outcome::Hold(Box::new(stream(
+                    answer, instruct, links, asked, then, rest,
+                ))))
+            }
+            _ => Ok(Outcome::Response(at_once(
+                answer,
+                asked.dressing.as_deref(),
+            ))),
+        }
+    }
+
+    /// An ordinary answer, body streamed as it arrives.
+    pub(super) async fn relayed(
+        &self,
+        response: Response<Incoming>,
+        asked: Asked,
+        target: &Target,
+    ) -> Result<Response<ResponseBody>, ProxyError> {
+        let (mut parts, body) = response.into_parts();
+        fields::strip_hop_by_hop(&mut parts.headers);
+        let reason = parts.extensions.remove::<ReasonPhrase>();
+        if asked.is_jsonp() {
+            let collected = Limited::new(body, MAX_JSONP).collect().await;
+            let body = collected
+                .map_err(|_| ProxyError::JsonpTooLarge(target.to_string()))?
+                .to_bytes();
+            parts.headers.remove(CONTENT_LENGTH);
+            let answer = Answer {
+                status: Status {
+                    code: parts.status,
+                    reason: reason.and_then(|reason| utf8(reason.as_bytes())),
+                },
+                headers: parts.headers,
+                body,
+            };
+            return Ok(at_once(answer, asked.dressing.as_deref()));
+        }
+        if let Some(Dressing::Cors(cors)) = asked.dressing.as_deref() {
+            cors.apply(&mut parts.headers);
+        }
+        let mut relayed = Response::new(ResponseBody::Relayed(body));
+        *relayed.status_mut() = parts.status;
+        *relayed.headers_mut() = parts.headers;
+        if let Some(reason) = reason {
+            relayed.extensions_mut().insert(reason);
+        }
+        Ok(relayed)
+    }
+}
+
+impl Asked {
+    /// Waits until the request's body was read to its end, for it to be asked again.
+    async fn take_body(&mut self) {
+        if let Some(returned) = self.returned.take()
+            && let Ok(content) = returned.await
+        {
+            self.original.body = content.whole();
+        } else if self.body.is_complete() && self.body.bytes() == 0 {
+            self.original.body = Some(Bytes::new());
+        }
+    }
 }
 
 /// Published content is appended as it is, so a stream must not be encoded; RFC 9110 §8.4.
-fn is_encoded(headers: &HeaderMap) -> bool {
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|value| {
         !value
             .as_bytes()
@@ -76,81 +237,177 @@ fn is_encoded(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The whole body of a response with an instruction.
-async fn complete(body: Incoming, config: &Config) -> Result<Bytes, ProxyError> {
-    let limited = Limited::new(body, config.limits.instruct_bytes);
-    match limited.collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ProxyError::InstructTooLarge(
-            config.origin.authority.to_string(),
-        )),
-        Err(_) => Err(ProxyError::Origin),
-    }
-}
-
 fn reason(extensions: &http::Extensions) -> Option<String> {
-    let reason = extensions.get::<ReasonPhrase>()?;
-    std::str::from_utf8(reason.as_bytes())
-        .ok()
-        .map(str::to_owned)
+    utf8(extensions.get::<ReasonPhrase>()?.as_bytes())
 }
 
-fn at_once(answer: Answer) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::full(answer.body));
-    *response.status_mut() = answer.status.code;
-    *response.headers_mut() = answer.headers;
-    let reason = answer.status.reason.map(String::into_bytes);
+fn utf8(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
+/// The first body as the channels' filters leave it; GRIP filter `build-id`.
+fn filtered(instruct: &Instruct, body: Bytes) -> Result<Bytes, ProxyError> {
+    let names = instruct
+        .channels
+        .iter()
+        .flat_map(|channel| &channel.filters);
+    let filters: Vec<Filter> = names.filter_map(|name| Filter::named(name)).collect();
+    if filters.is_empty() {
+        return Ok(body);
+    }
+    let channels: Vec<(&str, Option<&str>)> = instruct
+        .channels
+        .iter()
+        .map(|channel| {
+            let id = channel.prev_id.as_ref().map(grip::channel::ItemId::as_str);
+            (channel.name.as_str(), id)
+        })
+        .collect();
+    let context = Context {
+        subscription_meta: &instruct.meta,
+        item_meta: &std::collections::BTreeMap::new(),
+        channels: &channels,
+    };
+    Ok(filter::filter_body(&filters, body, &context)?)
+}
+
+/// An answer without a hold.
+pub(super) fn at_once(answer: Answer, dressing: Option<&Dressing>) -> Response<ResponseBody> {
+    let answer = match dressing {
+        None => answer,
+        Some(dressing) => dressing.dress(answer),
+    };
+    respond(
+        answer.status,
+        answer.headers,
+        ResponseBody::full(answer.body),
+    )
+}
+
+/// A response of these parts.
+pub(crate) fn respond(
+    status: Status,
+    headers: HeaderMap,
+    body: ResponseBody,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status.code;
+    *response.headers_mut() = headers;
+    let reason = status.reason.map(String::into_bytes);
     if let Some(Ok(reason)) = reason.map(ReasonPhrase::try_from) {
         response.extensions_mut().insert(reason);
     }
     response
 }
 
-fn wait(answer: Answer, instruct: Instruct, asked: &Asked) -> Hold {
-    Hold {
-        kind: HoldKind::Response {
-            waiting: Box::new(Waiting {
-                answer,
-                version: asked.version,
-            }),
-            timeout: instruct.timeout,
-        },
-        channels: instruct.channels,
-        after: asked.after_hold(),
-    }
-}
-
-fn stream(answer: &Answer, instruct: Instruct, asked: &Asked) -> Hold {
-    let (framing, wire, after) = if asked.version == Version::HTTP_11 {
-        (StreamFraming::Chunked, Framing::Chunked, asked.after_hold())
+fn wait(answer: Answer, instruct: Instruct, links: Links, asked: Asked) -> Held {
+    let slots = slots(&instruct.channels, &asked);
+    let session = session(&instruct, links, &slots, &asked, AfterStart::Items);
+    let is_http2 = asked.version == Version::HTTP_2;
+    let reply = if is_http2 {
+        Reply::Http2(match asked.original.body {
+            Some(_) => Repeat::Possible,
+            None => Repeat::Impossible,
+        })
     } else {
-        (StreamFraming::Plain, Framing::Close, AfterHold::Close)
-    };
-    Hold {
-        kind: HoldKind::Stream {
-            start: answer.encode_stream_start(asked.version, wire, after.persistence()),
-            framing,
-            keep_alive: instruct
-                .keep_alive
-                .map(|keep_alive| rule(keep_alive, framing)),
-        },
-        channels: instruct.channels,
-        after,
-    }
-}
-
-fn rule(keep_alive: KeepAlive, framing: StreamFraming) -> KeepAliveRule {
-    let bytes = match framing {
-        StreamFraming::Plain => keep_alive.data,
-        StreamFraming::Chunked => {
-            let mut chunk = Vec::new();
-            http1::encode_chunk(&mut chunk, &keep_alive.data);
-            chunk.into()
+        Reply::Http1 {
+            version: asked.version,
+            method: asked.method.clone(),
+            request: asked.original.encode(),
         }
     };
-    KeepAliveRule {
-        bytes,
-        timeout: keep_alive.timeout,
-        mode: keep_alive.mode.into(),
+    Held {
+        hold: Hold {
+            after: asked.after_hold(),
+            kind: HoldKind::Response {
+                waiting: Box::new(Waiting {
+                    answer,
+                    dressing: asked.dressing,
+                    reply,
+                }),
+                timeout: instruct.timeout,
+            },
+            slots,
+            session,
+        },
+        feed: None,
+        head: None,
+        original: is_http2.then_some(asked.original),
     }
+}
+
+fn stream(
+    mut answer: Answer,
+    instruct: Instruct,
+    links: Links,
+    asked: Asked,
+    then: AfterStart,
+    rest: Option<Incoming>,
+) -> Held {
+    if let Some(Dressing::Cors(cors)) = asked.dressing.as_deref() {
+        cors.apply(&mut answer.headers);
+    }
+    let (framing, wire, after) = match asked.version {
+        Version::HTTP_2 => (StreamFraming::Plain, None, AfterHold::Close),
+        Version::HTTP_11 => {
+            let after = asked.after_hold();
+            (StreamFraming::Chunked, Some(Framing::Chunked), after)
+        }
+        _ => (StreamFraming::Plain, Some(Framing::Close), AfterHold::Close),
+    };
+    let start = match wire {
+        None => std::mem::take(&mut answer.body),
+        Some(wire) => answer.encode_stream_start(asked.version, wire, after.persistence()),
+    };
+    let channels: &[Channel] = match instruct.hold {
+        Some(_) => &instruct.channels,
+        None => &[],
+    };
+    let slots = match instruct.hold {
+        Some(_) => slots(channels, &asked),
+        None => Vec::new(),
+    };
+    Held {
+        hold: Hold {
+            kind: HoldKind::Stream {
+                start,
+                framing,
+                keep_alive: instruct
+                    .keep_alive
+                    .as_ref()
+                    .map(|keep_alive| KeepAliveRule::new(keep_alive, framing)),
+                then,
+            },
+            session: session(&instruct, links, &slots, &asked, then),
+            slots,
+            after,
+        },
+        feed: rest,
+        head: wire.is_none().then_some(answer),
+        original: None,
+    }
+}
+
+fn slots(channels: &[Channel], asked: &Asked) -> Vec<Slot> {
+    let behalf = &asked.behalf;
+    let implicit: &[ChannelName] = &behalf.implicit;
+    Slot::all(channels, &behalf.route.prefix, implicit)
+}
+
+/// What the hold has beyond its subscriptions; most have nothing.
+fn session(
+    instruct: &Instruct,
+    links: Links,
+    slots: &[Slot],
+    asked: &Asked,
+    then: AfterStart,
+) -> Option<Box<Session>> {
+    let is_needed = links.next.is_some()
+        || links.gone.is_some()
+        || then != AfterStart::Items
+        || slots.iter().any(Slot::needs_session);
+    is_needed.then(|| {
+        let session = Session::new(std::sync::Arc::clone(&asked.behalf), instruct.meta.clone());
+        Box::new(session.with_links(links.next, links.gone))
+    })
 }

@@ -6,17 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use grip::ChannelName;
 use grip::signature::{SigningKey, purge_token};
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::uri::PathAndQuery;
-use http::{Method, Request, StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::body::Incoming;
 use serde::Serialize;
 
-use crate::config;
+use crate::config::{self, HttpAddress};
 use crate::proxy::unix_now;
+use crate::upstream::{Endpoint, Reach, SendError, Upstream};
+
+/// Where the edge takes purges.
+const PATH: &str = "/.gripline/purge";
 
 /// Bytes of an error answer that are worth logging.
 const MAX_ANSWER: usize = 1024;
@@ -25,15 +26,15 @@ const MAX_ANSWER: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PurgeError {
     #[error("no answer from {edge} within {deadline:?}")]
-    Deadline { edge: Uri, deadline: Duration },
-    #[error("{edge} does not answer: {error}")]
-    Unreachable {
-        edge: Uri,
-        error: hyper_util::client::legacy::Error,
+    Deadline {
+        edge: HttpAddress,
+        deadline: Duration,
     },
+    #[error("{edge} does not answer: {error}")]
+    Unreachable { edge: HttpAddress, error: SendError },
     #[error("{edge} answers {status}: {text}")]
     Refused {
-        edge: Uri,
+        edge: HttpAddress,
         status: StatusCode,
         text: String,
     },
@@ -48,22 +49,19 @@ struct PurgeBody<'a> {
 /// The way to the edge.
 #[derive(Debug)]
 pub(super) struct Edge {
-    client: Client<HttpConnector, Full<Bytes>>,
-    uri: Uri,
+    upstream: Upstream<Full<Bytes>>,
+    endpoint: Endpoint,
+    address: HttpAddress,
     key: SigningKey,
     deadline: Duration,
 }
 
 impl Edge {
-    pub(super) fn new(config: &config::Purge) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let path = PathAndQuery::from_static("/.gripline/purge");
+    pub(super) fn new(config: &config::Purge, upstream: Upstream<Full<Bytes>>) -> Self {
         Self {
-            client: Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .build(connector),
-            uri: config.edge.uri(&path),
+            upstream,
+            endpoint: Endpoint::from(&config.edge),
+            address: config.edge.clone(),
             key: config.key.clone(),
             deadline: config.deadline,
         }
@@ -85,13 +83,14 @@ impl Edge {
         let token = purge_token(&self.key, &body, unix_now());
         let request = Request::builder()
             .method(Method::POST)
-            .uri(self.uri.clone())
+            .uri(PATH)
+            .header(HOST, self.address.authority().as_str())
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, format!("Bearer {token}"))
             .body(Full::from(body))
             .expect("all parts are valid");
-        let answer = self.client.request(request);
-        let (edge, deadline) = (self.uri.clone(), self.deadline);
+        let answer = self.upstream.send(&self.endpoint, Reach::Any, request);
+        let (edge, deadline) = (self.address.clone(), self.deadline);
         async move {
             match tokio::time::timeout(deadline, checked(answer, edge.clone())).await {
                 Ok(result) => result.map(|()| count),
@@ -102,8 +101,8 @@ impl Edge {
 }
 
 async fn checked(
-    answer: hyper_util::client::legacy::ResponseFuture,
-    edge: Uri,
+    answer: impl Future<Output = Result<Response<Incoming>, SendError>>,
+    edge: HttpAddress,
 ) -> Result<(), PurgeError> {
     let response = match answer.await {
         Ok(response) => response,

@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use grip::publish::Item;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::broker::BrokerHandle;
 use crate::broker::pace::Pace;
+use crate::broker::{BrokerHandle, Ticket};
 use crate::config;
 use crate::counters::Counters;
+use crate::upstream::{TlsConfig, Upstream};
 use edge::Edge;
 
 /// Publish requests that may wait for the purger; then publishers wait.
@@ -24,74 +25,85 @@ const INTAKE: usize = 256;
 /// Items that may wait for purges; then publishers wait.
 const MAX_WAITING: usize = 100_000;
 
-/// Fires when every item of a publish request has gone to the broker, which is when the last copy
-/// is dropped.
-type Ticket = Arc<oneshot::Sender<()>>;
-
 /// The way of published items to the broker.
 #[derive(Debug, Clone)]
 pub(crate) enum Publisher {
     /// At once.
     Direct(BrokerHandle),
     /// Past the purger.
-    Purging(mpsc::Sender<(Vec<Item>, Ticket)>),
+    Purging {
+        intake: mpsc::Sender<(Vec<Item>, Arc<Ticket>)>,
+        broker: BrokerHandle,
+    },
 }
 
 impl Publisher {
-    /// Publishes items in their order. Returns when the broker has all of them, which with purges
-    /// is after the edge has answered.
+    /// Publishes items in their order. Returns when the broker has given each its place, which with
+    /// purges is after the edge has answered: how many connections the items matched, added up.
     ///
     /// Cancel safe only in that nothing is published twice; what was queued is published.
-    pub(crate) async fn publish(&self, items: Vec<Item>) {
+    pub(crate) async fn publish(&self, items: Vec<Item>) -> usize {
+        let (ticket, matched) = Ticket::new();
         match self {
             Self::Direct(broker) => {
                 for item in items {
-                    broker.publish(item).await;
+                    broker.publish(item, Arc::clone(&ticket)).await;
                 }
+                drop(ticket);
             }
-            Self::Purging(intake) => {
-                let (ticket, done) = oneshot::channel();
-                if intake.send((items, Arc::new(ticket))).await.is_ok() {
-                    // Nothing is ever sent: the end of the last copy is the message.
-                    let _ = done.await;
-                }
+            Self::Purging { intake, .. } => {
+                // Fails only when the purger is gone, and then nothing matched.
+                let _ = intake.send((items, ticket)).await;
             }
         }
+        matched.await.unwrap_or(0)
+    }
+
+    /// Makes every held client ask the origin what it has missed. Waits for no purge.
+    pub(crate) async fn recover(&self) {
+        let (Self::Direct(broker) | Self::Purging { broker, .. }) = self;
+        broker.recover().await;
     }
 }
 
 /// Starts the purger on this runtime. It ends when every [`Publisher`] is gone and no item waits.
 pub(crate) fn spawn(
     config: &config::Purge,
+    tls: Arc<TlsConfig>,
     broker: BrokerHandle,
     counters: Arc<Counters>,
 ) -> (Publisher, JoinHandle<()>) {
+    let upstream = Upstream::new(tls, Arc::clone(&counters));
     let (sender, intake) = mpsc::channel(INTAKE);
     let purger = Purger {
         pace: Pace::new(config.default),
-        edge: Edge::new(config),
-        broker,
+        edge: Edge::new(config, upstream),
+        broker: broker.clone(),
         counters,
     };
     let task = tokio::spawn(purger.run(intake));
-    (Publisher::Purging(sender), task)
+    let publisher = Publisher::Purging {
+        intake: sender,
+        broker,
+    };
+    (publisher, task)
 }
 
 #[derive(Debug)]
 struct Purger {
-    pace: Pace<Ticket>,
+    pace: Pace<Arc<Ticket>>,
     edge: Edge,
     broker: BrokerHandle,
     counters: Arc<Counters>,
 }
 
 impl Purger {
-    async fn run(mut self, mut intake: mpsc::Receiver<(Vec<Item>, Ticket)>) {
+    async fn run(mut self, mut intake: mpsc::Receiver<(Vec<Item>, Arc<Ticket>)>) {
         let mut running = std::pin::pin!(Fuse::terminated());
         let mut is_open = true;
         while is_open || !self.pace.is_idle() {
-            while let Some((item, _ticket)) = self.pace.next_ready() {
-                self.broker.publish(item).await;
+            while let Some((item, ticket)) = self.pace.next_ready() {
+                self.broker.publish(item, ticket).await;
             }
             if let Some(channels) = self.pace.next_purge() {
                 let purge = self.edge.purge(channels);

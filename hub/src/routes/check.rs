@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use grip::ChannelName;
+use grip::cross_origin::{JsonpMode, JsonpRules};
 use grip::signature::SigningKey;
 use http::header::HeaderName;
 use http::{HeaderValue, Method};
@@ -15,9 +16,9 @@ use super::properties::{CONDITION, Properties, TARGET};
 use super::values::{A_PATH, authority, header, host, non_empty, path};
 use super::written::{Problem, Section, Written};
 use super::{
-    Addresses, ClientCertificate, Condition, EventsPerRequest, Grip, Host, JsonpMode,
-    JsonpSettings, OrigHeaders, Protocol, Route, Security, Setting, Target, TargetKind, TlsRules,
-    Verify, WebSocketTransport, unbracketed,
+    Addresses, ClientCertificate, Condition, EventsPerRequest, Grip, Host, OrigHeaders, Protocol,
+    Route, Security, Setting, Target, TargetKind, TlsRules, Verify, WebSocketTransport,
+    unbracketed,
 };
 use crate::config::keys::{self, KeyTextError};
 
@@ -217,7 +218,7 @@ impl<P: Clone + fmt::Display> Checker<'_, P> {
         headers
     }
 
-    fn jsonp(&mut self, properties: &Properties<'_, P>) -> JsonpSettings {
+    fn jsonp(&mut self, properties: &Properties<'_, P>) -> JsonpRules {
         let mode = self.value(
             properties,
             "jsonp_mode",
@@ -228,21 +229,17 @@ impl<P: Clone + fmt::Display> Checker<'_, P> {
                 _ => None,
             },
         );
-        let mode = mode.unwrap_or_default();
         let a_parameter = "the name of a query parameter";
         let callback = self.value(properties, "jsonp_cb", a_parameter, non_empty);
         let method = self.value(properties, "jsonp_defmethod", "a method", |text| {
             Method::from_bytes(text.as_bytes()).ok()
         });
-        JsonpSettings {
-            mode,
-            callback_parameter: callback.unwrap_or_else(|| "callback".to_owned()),
-            body_parameter: self.value(properties, "jsonp_body", a_parameter, non_empty),
+        JsonpRules {
+            mode: mode.unwrap_or_default(),
+            callback: callback.unwrap_or_else(|| JsonpRules::default().callback),
+            body: self.value(properties, "jsonp_body", a_parameter, non_empty),
             default_callback: self.value(properties, "jsonp_defcb", "a function", non_empty),
-            default_method: method.unwrap_or(match mode {
-                JsonpMode::Basic => Method::POST,
-                JsonpMode::Extended => Method::GET,
-            }),
+            default_method: method,
         }
     }
 

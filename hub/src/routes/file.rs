@@ -290,3 +290,154 @@ impl fmt::Display for Position {
         write!(f, "line {}", self.line)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line's sections, each as its value and properties.
+    fn sections(line: &str) -> Result<Vec<String>, Mistake> {
+        let sections = Scanner::new(line, 1).sections().map_err(Mistake::from)?;
+        let show_property = |property: &Property<Position>| match &property.value {
+            Some(value) => format!("|{}={value}", property.name),
+            None => format!("|{}", property.name),
+        };
+        let show = |section: &Section<Position>| {
+            let properties = section.properties.iter().map(show_property);
+            section.value.clone() + &properties.collect::<String>()
+        };
+        Ok(sections.iter().map(show).collect())
+    }
+
+    #[track_caller]
+    fn check(line: &str, expected: &[&str]) {
+        assert_eq!(sections(line).unwrap(), expected, "{line}");
+    }
+
+    #[track_caller]
+    fn check_mistake(line: &str, expected: &str) {
+        assert_eq!(sections(line).unwrap_err().to_string(), expected, "{line}");
+    }
+
+    #[test]
+    fn spaces_separate_sections() {
+        check("apple", &["apple"]);
+        check("apple banana", &["apple", "banana"]);
+        check("  apple   banana  ", &["apple", "banana"]);
+        check("", &[]);
+        check("   ", &[]);
+    }
+
+    #[test]
+    fn comments_begin_anywhere_but_in_quotes() {
+        check("# apple", &[]);
+        check("  # apple", &[]);
+        check("apple # banana", &["apple"]);
+        check("apple#banana", &["apple"]);
+        check("apple,ripe=very#banana", &["apple|ripe=very"]);
+        check("apple#\"", &["apple"]);
+        check("\"apple#1\"", &["apple#1"]);
+    }
+
+    #[test]
+    fn commas_separate_properties() {
+        check("apple,ripe", &["apple|ripe"]);
+        check("apple,ripe,type=gala", &["apple|ripe|type=gala"]);
+        check("apple,type=", &["apple|type="]);
+        check("apple,a=b=c", &["apple|a=b=c"]);
+        check("apple,ripe banana", &["apple|ripe", "banana"]);
+    }
+
+    #[test]
+    fn a_section_may_begin_with_a_property() {
+        check("type=gala", &["|type=gala"]);
+        check("type=gala,ripe", &["|type=gala|ripe"]);
+        check(",ripe", &["|ripe"]);
+        check("apple type=bing", &["apple", "|type=bing"]);
+        check("  type=gala", &["|type=gala"]);
+    }
+
+    #[test]
+    fn quotes_keep_what_would_separate() {
+        check("\"apple pie\"", &["apple pie"]);
+        check("ap\"ple, \"pie", &["apple, pie"]);
+        check(r#"a,b="c, \"d\" \\e""#, &[r#"a|b=c, "d" \e"#]);
+        check("\"\"", &[""]);
+        check("\"a=b\"", &["|a=b"]);
+        check("\"a\tb\"", &["a\tb"]);
+        check("ä \"ö\"", &["ä", "ö"]);
+    }
+
+    #[test]
+    fn mistakes_of_the_grammar_say_where_they_are() {
+        check_mistake(
+            "a \"b",
+            "1:3: the quotes are not closed; give \" at the end",
+        );
+        check_mistake(
+            "äö,x=\"b c",
+            "1:6: the quotes are not closed; give \" at the end",
+        );
+        check_mistake(r#"a "b\n""#, r#"1:5: \ escapes nothing; give \" or \\"#);
+        check_mistake(r#"a "b\"#, r#"1:5: \ escapes nothing; give \" or \\"#);
+        check_mistake("a,", "1:3: a property has no name; give NAME or NAME=VALUE");
+        check_mistake(
+            "a,,b",
+            "1:3: a property has no name; give NAME or NAME=VALUE",
+        );
+        check_mistake(
+            "a,=b",
+            "1:3: a property has no name; give NAME or NAME=VALUE",
+        );
+        check_mistake("=b", "1:1: a property has no name; give NAME or NAME=VALUE");
+        check_mistake("a\tb", "1:2: a tab does not separate; give a space");
+    }
+
+    #[test]
+    fn sections_and_properties_know_their_places() {
+        let sections = Scanner::new(" ä b,c,\"d\" e", 7).sections().unwrap();
+        let columns: Vec<usize> = sections.iter().map(|it| it.place.column).collect();
+        assert_eq!(columns, [2, 4, 12]);
+        let properties = &sections[1].properties;
+        let columns: Vec<usize> = properties.iter().map(|it| it.place.column).collect();
+        assert_eq!(columns, [6, 8]);
+        assert_eq!(properties[0].place.line, 7);
+    }
+
+    #[test]
+    fn files_are_read_with_what_is_beside_them() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("key"), "00ff").unwrap();
+        let path = directory.path().join("routes");
+        std::fs::write(
+            &path,
+            "*,sig_key=file:key a:1,ssl,client_cert=/c,client_key=k",
+        )
+        .unwrap();
+        let routes = Routes::read(&path).unwrap();
+        let [route] = routes.all() else {
+            panic!("{routes:?}");
+        };
+        assert!(route.sig_key.is_some());
+        let tls = route.targets[0].tls.as_ref().unwrap();
+        let client = tls.client.as_ref().unwrap();
+        assert_eq!(client.certificate, Path::new("/c"));
+        assert_eq!(client.key, directory.path().join("k"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_says_why() {
+        let error = Routes::read(Path::new("/nowhere")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("cannot read /nowhere: "), "{text}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("routes");
+        std::fs::write(&path, [b'*', b' ', 0xff]).unwrap();
+        assert!(matches!(Routes::read(&path), Err(ReadError::File { .. })));
+        std::fs::write(&path, "*").unwrap();
+        assert!(matches!(
+            Routes::read(&path),
+            Err(ReadError::Mistakes { .. })
+        ));
+    }
+}

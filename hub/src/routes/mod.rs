@@ -9,11 +9,9 @@ mod file;
 mod lookup;
 mod properties;
 mod raw;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for shards that take routes while they run")
-)]
 pub(crate) mod reload;
+#[cfg(test)]
+mod tests;
 mod values;
 mod written;
 
@@ -22,12 +20,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use grip::ChannelName;
+use grip::cross_origin::JsonpRules;
 use grip::signature::SigningKey;
+use http::HeaderValue;
 use http::header::HeaderName;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderValue, Method};
 
-use crate::config::Origin;
+use crate::config::HttpAddress;
 
 pub use file::{Mistake, ReadError, parse};
 pub use lookup::{Lookup, Routes};
@@ -64,7 +63,7 @@ pub struct Route {
     /// Whether answers are opened to pages of other origins; `aco`.
     pub cross_origin: Setting,
     /// How callbacks are answered when [`Self::cross_origin`] is on.
-    pub jsonp: JsonpSettings,
+    pub jsonp: JsonpRules,
     /// Whether instructions are asked for and followed; `no_grip`.
     pub grip: Grip,
     /// The most that is logged of this route's requests, from 0 (errors) to 3 (debug).
@@ -143,31 +142,6 @@ pub enum Grip {
     On,
     /// A plain reverse proxy.
     Off,
-}
-
-/// How JSON with padding is served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JsonpSettings {
-    /// What a callback gets; `jsonp_mode`.
-    pub mode: JsonpMode,
-    /// The query parameter that names the callback; `jsonp_cb`.
-    pub callback_parameter: String,
-    /// The query parameter that carries a JSON body; `jsonp_body`.
-    pub body_parameter: Option<String>,
-    /// The callback of requests that name none but have a body; `jsonp_defcb`.
-    pub default_callback: Option<String>,
-    /// The method of requests that name none; `jsonp_defmethod`.
-    pub default_method: Method,
-}
-
-/// What a callback gets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum JsonpMode {
-    /// The body.
-    Basic,
-    /// An object of code, reason, headers and body.
-    #[default]
-    Extended,
 }
 
 /// One way to answer a route's requests.
@@ -262,6 +236,12 @@ pub enum EventsPerRequest {
 }
 
 impl Route {
+    /// Whether a target of it gets WebSockets as requests.
+    pub(crate) fn has_websocket_over_http(&self) -> bool {
+        let is_over_http = |target: &Target| target.websocket != WebSocketTransport::Native;
+        self.targets.iter().any(is_over_http)
+    }
+
     /// The path that the origin sees: `replace_beg`, else `path_rem`. It begins with `/` whatever
     /// was removed. The query stays.
     pub fn rewrite_path(&self, path: &PathAndQuery) -> PathAndQuery {
@@ -272,11 +252,9 @@ impl Route {
         }
     }
 
-    /// What of a rewritten path [`TargetKind::Test`] sees: nothing of `path_beg` but its last
-    /// slash.
+    /// What of a rewritten path [`TargetKind::Test`] sees: nothing of `path_beg` but a slash.
     pub fn test_path(&self, path: &PathAndQuery) -> PathAndQuery {
         let beginning = self.condition.path_beg.as_deref().unwrap_or("");
-        let beginning = beginning.strip_suffix('/').unwrap_or(beginning);
         if path.path().starts_with(beginning) {
             replace_beginning(path, beginning.len(), "")
         } else {
@@ -352,7 +330,7 @@ impl Route {
             orig_headers: OrigHeaders::default(),
             debug: Setting::default(),
             cross_origin: Setting::default(),
-            jsonp: JsonpSettings::default(),
+            jsonp: JsonpRules::default(),
             grip: Grip::default(),
             log_level: None,
             targets,
@@ -375,20 +353,13 @@ impl Target {
 
     /// The server of `--origin`. Its certificate must be good for the name given there, because
     /// clients ask for whatever name the hub has.
-    fn origin(origin: &Origin) -> Self {
-        let host = unbracketed(origin.authority.host()).to_owned();
-        let port = origin.authority.port_u16();
-        let (default_port, tls) = match origin.security {
-            Security::Plain => (80, None),
-            Security::Tls => {
-                let tls = TlsRules {
-                    verify: Verify::ConnectHost,
-                    client: None,
-                };
-                (443, Some(tls))
-            }
-        };
-        let port = port.unwrap_or(default_port);
+    fn origin(origin: &HttpAddress) -> Self {
+        let host = unbracketed(origin.host()).to_owned();
+        let port = origin.port();
+        let tls = origin.is_https().then_some(TlsRules {
+            verify: Verify::ConnectHost,
+            client: None,
+        });
         Self {
             tls,
             ..Self::plain(TargetKind::Http { host, port })
@@ -401,18 +372,6 @@ fn unbracketed(host: &str) -> &str {
     host.strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host)
-}
-
-impl Default for JsonpSettings {
-    fn default() -> Self {
-        Self {
-            mode: JsonpMode::Extended,
-            callback_parameter: "callback".to_owned(),
-            body_parameter: None,
-            default_callback: None,
-            default_method: Method::GET,
-        }
-    }
 }
 
 /// As in a routes file.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -202,10 +201,7 @@ fn watcher(changes: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
 
 /// Reading a file is no change; otherwise each look at it would lead to the next.
 fn is_change(event: &Event) -> bool {
-    match event.kind {
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        _ => true,
-    }
+    !matches!(event.kind, EventKind::Access(_))
 }
 
 /// Watches the file's directory, because editors put another file in its place; and that of the
@@ -234,9 +230,17 @@ mod tests {
     use crate::routes::{Lookup, Protocol, Security};
     use rustix::process::{Signal, getpid, kill_process};
     use tempfile::TempDir;
+    use tokio::sync::{Semaphore, SemaphorePermit};
 
     /// Longer than any change takes to arrive.
     const LONG: Duration = Duration::from_secs(30);
+
+    /// A signal reaches every watch of the process, so there is one at a time.
+    static WATCH: Semaphore = Semaphore::const_new(1);
+
+    async fn only_watch() -> SemaphorePermit<'static> {
+        WATCH.acquire().await.unwrap()
+    }
 
     /// A routes file in a directory of its own.
     struct File {
@@ -350,6 +354,7 @@ mod tests {
 
     #[tokio::test]
     async fn changes_of_the_file_arrive() {
+        let _only = only_watch().await;
         let file = File::new("* a:1");
         let (mut receiver, _reloader) = file.spawn();
         file.write("* a:2");
@@ -363,6 +368,7 @@ mod tests {
 
     #[tokio::test]
     async fn changes_behind_a_link_arrive() {
+        let _only = only_watch().await;
         let (file, links) = (File::new("* a:1"), tempfile::tempdir().unwrap());
         let link = links.path().join("routes");
         std::os::unix::fs::symlink(&file.path, &link).unwrap();
@@ -374,6 +380,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_changed_before_the_watch_is_seen() {
+        let _only = only_watch().await;
         let file = File::new("* a:1");
         let initial = Arc::new(Routes::read(&file.path).unwrap());
         file.write("* a:2");
@@ -383,9 +390,10 @@ mod tests {
 
     #[tokio::test]
     async fn sighup_reads_the_file_again() {
+        let _only = only_watch().await;
         let file = File::new("* a:1");
         let (mut receiver, _reloader) = file.spawn();
-        // Others in this process get it as well, and find nothing new.
+        receiver.mark_unchanged();
         kill_process(getpid(), Signal::HUP).unwrap();
         let changed = tokio::time::timeout(LONG, receiver.changed()).await;
         changed.expect("a change in time").expect("a watch");
@@ -393,10 +401,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_thread_ends_with_its_owner() {
+        let _only = only_watch().await;
         let file = File::new("* a:1");
         let (mut receiver, reloader) = file.spawn();
         drop(reloader);
-        assert!(receiver.wait_for(|_| false).await.is_err());
+        receiver.mark_unchanged();
+        assert!(receiver.changed().await.is_err());
     }
 
     #[test]

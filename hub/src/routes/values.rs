@@ -32,13 +32,14 @@ pub(super) fn host(text: &str) -> Option<Host> {
 /// A host, and a port other than 0 if there is one.
 pub(super) fn authority(text: &str) -> Option<Authority> {
     let authority: Authority = text.parse().ok()?;
-    let (host, port) = text.split_at_checked(authority.host().len())?;
+    let host = authority.host();
+    let is_host = match host.strip_prefix('[') {
+        Some(_) => unbracketed(host).parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty(),
+    };
     let is_port = |port: u16| port != 0;
-    let is_valid = host == authority.host()
-        && !host.is_empty()
-        && (port.is_empty() || authority.port_u16().is_some_and(is_port))
-        && (host == unbracketed(host) || unbracketed(host).parse::<Ipv6Addr>().is_ok());
-    is_valid.then_some(authority)
+    let is_complete = host == text || authority.port_u16().is_some_and(is_port);
+    (is_host && is_complete && !text.contains('@')).then_some(authority)
 }
 
 /// How a path begins.

@@ -5,6 +5,7 @@
 //! when a response asks for a hold, and get it back when the hold is over.
 
 mod held;
+mod pipe;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -22,12 +24,19 @@ use tokio::time::Instant;
 use crate::broker::BrokerHandle;
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::engine::{AfterHold, Engine, Output, SlowConsumer};
+use crate::engine::{AfterHold, Engine, Output, Reply, SlowConsumer};
+use crate::errand::{Errand, Last, News, Receipt, Report};
+use crate::errands::ErrandsHandle;
 use crate::life::{Life, draining};
 use crate::listen::{self, Handover};
 use crate::mailbox::{Command, ConnectionKey, ShardId};
-use crate::proxy::Proxy;
+use crate::proxy::{Held, Proxy};
+use crate::routes::Routes;
+use crate::upstream::TlsConfig;
 use held::{HeldSet, Readiness, Written};
+use pipe::Pipes;
+
+pub(crate) use pipe::{HeldBody, Pipe, PipeEvent, Verdict, Wait};
 
 /// Commands that may wait for a shard; then the broker waits, and so the publishers.
 pub(crate) const MAILBOX: usize = 1024;
@@ -48,6 +57,8 @@ enum Event {
     Commands,
     Handover(Handover),
     Sockets(Vec<Readiness>),
+    Pipe(PipeEvent),
+    Report(Report),
     Deadline,
     TaskEnded,
     Drain,
@@ -63,6 +74,15 @@ pub(crate) struct Parts {
     pub(crate) listener: std::net::TcpListener,
     pub(crate) mailbox: mpsc::Receiver<Command>,
     pub(crate) broker: BrokerHandle,
+    pub(crate) errands: ErrandsHandle,
+    /// What comes of errands.
+    pub(crate) reports: mpsc::UnboundedReceiver<Report>,
+    /// The shard's own end of that queue, for bodies that it reads itself.
+    pub(crate) report_sender: mpsc::UnboundedSender<Report>,
+    pub(crate) tls: Arc<TlsConfig>,
+    pub(crate) routes: watch::Receiver<Arc<Routes>>,
+    /// The same for all shards.
+    pub(crate) epoch: std::time::Instant,
     pub(crate) life: watch::Receiver<Life>,
 }
 
@@ -83,6 +103,12 @@ struct Shard {
     counters: Arc<Counters>,
     engine: Engine,
     held: HeldSet,
+    pipes: Pipes,
+    pipe_events: mpsc::UnboundedReceiver<PipeEvent>,
+    pipe_event_sender: mpsc::UnboundedSender<PipeEvent>,
+    errands: ErrandsHandle,
+    reports: mpsc::UnboundedReceiver<Report>,
+    report_sender: mpsc::UnboundedSender<Report>,
     listener: Option<TcpListener>,
     mailbox: mpsc::Receiver<Command>,
     commands: Vec<Command>,
@@ -107,19 +133,27 @@ impl Shard {
         let slow_consumer = SlowConsumer {
             max_pending_bytes: parts.config.limits.pending_bytes,
         };
-        let now = Instant::now().into_std();
-        let engine = Engine::new(slow_consumer, Arc::clone(&parts.counters), now);
+        let engine = Engine::new(slow_consumer, Arc::clone(&parts.counters), parts.epoch);
         let (handover_sender, handovers) = mpsc::unbounded_channel();
+        let (pipe_event_sender, pipe_events) = mpsc::unbounded_channel();
         Ok(Self {
             id: parts.id,
             proxy: Rc::new(Proxy::new(
                 Arc::clone(&parts.config),
                 Arc::clone(&parts.counters),
+                parts.tls,
+                parts.routes,
             )),
             config: parts.config,
             counters: parts.counters,
             engine,
             held: HeldSet::new()?,
+            pipes: Pipes::default(),
+            pipe_events,
+            pipe_event_sender,
+            errands: parts.errands,
+            reports: parts.reports,
+            report_sender: parts.report_sender,
             listener: Some(TcpListener::from_std(parts.listener)?),
             mailbox: parts.mailbox,
             commands: Vec::with_capacity(COMMANDS_PER_TURN),
@@ -153,6 +187,8 @@ impl Shard {
             _ = self.mailbox.recv_many(&mut self.commands, COMMANDS_PER_TURN), if !self.mailbox.is_closed() || !self.mailbox.is_empty() => Event::Commands,
             Some(handover) = self.handovers.recv() => Event::Handover(handover),
             readiness = self.held.ready() => Event::Sockets(readiness),
+            Some(event) = self.pipe_events.recv() => Event::Pipe(event),
+            Some(report) = self.reports.recv() => Event::Report(report),
             (stream, peer) = accept(self.listener.as_ref()) => Event::Accepted(stream, peer),
             () = until(deadline) => Event::Deadline,
             Some(_) = self.tasks.join_next() => Event::TaskEnded,
@@ -168,10 +204,17 @@ impl Shard {
             Event::Commands => {
                 for command in std::mem::take(&mut self.commands) {
                     match command {
-                        Command::Attached { connection, cursor } => {
-                            self.engine.handle_attached(connection, cursor, now);
+                        Command::Attached {
+                            connection,
+                            cursor,
+                            conflict,
+                        } => {
+                            self.engine
+                                .handle_attached(connection, cursor, conflict, now);
                         }
                         Command::Deliver(item) => self.engine.handle_item(&item, now),
+                        Command::Update(channel) => self.engine.handle_update(&channel, now),
+                        Command::Recover => self.engine.handle_recover(now),
                     }
                 }
             }
@@ -181,6 +224,10 @@ impl Shard {
                     self.handle_readiness(readiness);
                 }
             }
+            Event::Pipe(PipeEvent(readiness)) => self.handle_readiness(readiness),
+            Event::Report(Report { connections, news }) => {
+                self.engine.handle_news(&connections, news, now);
+            }
             Event::Deadline => self.engine.handle_timeout(now),
             Event::TaskEnded => {}
             Event::Drain => self.begin_drain(),
@@ -189,7 +236,7 @@ impl Shard {
     }
 
     fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if self.tasks.len() + self.held.len() >= self.config.limits.connections {
+        if self.tasks.len() + self.held.len() + self.pipes.len() >= self.config.limits.connections {
             self.counters.connections_refused.increment();
             return;
         }
@@ -197,28 +244,66 @@ impl Shard {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%error, "cannot set options of a connection");
         }
-        self.serve(stream, peer, Bytes::new());
+        let connection = self.connection(stream, peer, Bytes::new(), Vec::new());
+        self.tasks.spawn_local(connection.serve_new());
     }
 
-    /// Reads requests from a connection in a task of its own.
-    fn serve(&mut self, stream: TcpStream, peer: SocketAddr, input: Bytes) {
-        let connection = listen::Connection {
+    /// Reads requests from an HTTP/1 connection in a task of its own.
+    fn serve_on(&mut self, stream: TcpStream, peer: SocketAddr, input: Bytes, last: Vec<Last>) {
+        let connection = self.connection(stream, peer, input, last);
+        self.tasks.spawn_local(connection.serve_on());
+    }
+
+    fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        input: Bytes,
+        last: Vec<Last>,
+    ) -> listen::Connection {
+        listen::Connection {
             stream,
             peer,
             input,
+            last,
             proxy: Rc::clone(&self.proxy),
             handovers: self.handover_sender.clone(),
+            pipe_events: self.pipe_event_sender.clone(),
             life: self.life.clone(),
-        };
-        self.tasks.spawn_local(connection.serve());
+        }
     }
 
     fn hold(&mut self, handover: Handover, now: std::time::Instant) {
-        let key = self.engine.open(handover.hold, now);
-        if let Err(error) = self.held.insert(key, handover.stream, &handover.input) {
-            tracing::warn!(%error, "cannot hold a connection");
-            self.engine.handle_gone(key);
+        match handover {
+            Handover::Http1 {
+                stream,
+                input,
+                held,
+            } => {
+                let key = self.open(*held, now);
+                if let Err(error) = self.held.insert(key, stream, &input) {
+                    tracing::warn!(%error, "cannot hold a connection");
+                    self.engine.handle_gone(key);
+                }
+            }
+            Handover::Http2Stream { pipe, held } => {
+                let key = self.open(*held, now);
+                self.pipes.insert_stream(key, pipe);
+            }
+            Handover::Http2Response { wait, held } => {
+                let key = self.open(*held, now);
+                self.pipes.insert_request(key, wait);
+            }
         }
+    }
+
+    fn open(&mut self, held: Held, now: std::time::Instant) -> ConnectionKey {
+        let key = self.engine.open(held.hold, now);
+        if let Some(body) = held.feed {
+            let reports = self.report_sender.clone();
+            self.tasks.spawn_local(feed(key, body, reports));
+        }
+        key
     }
 
     fn handle_readiness(&mut self, readiness: Readiness) {
@@ -239,7 +324,26 @@ impl Shard {
                         channels,
                     } => self.broker.attach(self.id, connection, channels),
                     Output::Detach(channels) => self.broker.detach(self.id, channels),
-                    Output::Drop(key) => drop(self.held.remove(key)),
+                    Output::ForgetLast(channel) => self.broker.forget_last(channel),
+                    Output::Drop(key) => self.drop_connection(key),
+                    Output::Answer { connection, answer } => {
+                        self.pipes.settle(connection, Verdict::Answer(answer));
+                    }
+                    Output::Retry {
+                        connection,
+                        reply,
+                        last,
+                    } => self.retry(connection, reply, last),
+                    Output::Run {
+                        connection,
+                        behalf,
+                        kind,
+                    } => self.errands.run(Errand {
+                        shard: self.id,
+                        connection,
+                        behalf,
+                        kind,
+                    }),
                 }
             }
             let Some(key) = self.engine.next_dirty() else {
@@ -257,23 +361,56 @@ impl Shard {
         let Some(outbox) = self.engine.outbox(key) else {
             return;
         };
-        match self.held.write(key, outbox) {
+        let written = match self.pipes.write(key, outbox) {
+            Some(bytes) => Ok(Written { bytes }),
+            None => self.held.write(key, outbox),
+        };
+        match written {
             Ok(Written { bytes, .. }) => self.counters.sent_bytes.add(bytes as u64),
             Err(_) => return self.lose(key),
         }
         match self.engine.handle_flushed(key) {
             None => {}
-            Some(AfterHold::Close) => drop(self.held.remove(key)),
-            Some(AfterHold::Reuse) => match self.held.take(key) {
-                Ok(Some((stream, peer, input))) => self.serve(stream, peer, input),
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "cannot give a connection back"),
-            },
+            Some(AfterHold::Close) => {
+                self.pipes.finish(key);
+                drop(self.held.remove(key));
+            }
+            Some(AfterHold::Reuse) => self.give_back(key, &Bytes::new(), Vec::new()),
+        }
+    }
+
+    /// Gives a connection back to a task that reads requests; `first` stands before what the
+    /// client sends.
+    fn give_back(&mut self, key: ConnectionKey, first: &Bytes, last: Vec<Last>) {
+        match self.held.take(key) {
+            Ok(Some((stream, peer, input))) => {
+                let input = if first.is_empty() {
+                    input
+                } else {
+                    [first.as_ref(), &input].concat().into()
+                };
+                self.serve_on(stream, peer, input, last);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "cannot give a connection back"),
+        }
+    }
+
+    /// Asks the origin again what becomes of a request.
+    fn retry(&mut self, key: ConnectionKey, reply: Reply, last: Vec<Last>) {
+        match reply {
+            Reply::Http1 { request, .. } => self.give_back(key, &request, last),
+            Reply::Http2(_) => self.pipes.settle(key, Verdict::Retry(last)),
         }
     }
 
     fn lose(&mut self, key: ConnectionKey) {
         self.engine.handle_gone(key);
+        self.drop_connection(key);
+    }
+
+    fn drop_connection(&mut self, key: ConnectionKey) {
+        self.pipes.give_up(key);
         drop(self.held.remove(key));
     }
 
@@ -305,6 +442,33 @@ impl Shard {
         let is_done = self.engine.len() == 0 && self.tasks.is_empty() && self.handovers.is_empty();
         is_done || Instant::now() >= drain.deadline
     }
+}
+
+/// Reads the rest of a stream's first body, at the speed at which its client reads it.
+async fn feed(
+    key: ConnectionKey,
+    mut body: hyper::body::Incoming,
+    reports: mpsc::UnboundedSender<Report>,
+) {
+    let report = |news| {
+        // Fails only when the shard is gone.
+        let _ = reports.send(Report {
+            connections: vec![key],
+            news,
+        });
+    };
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return report(News::Broken);
+        };
+        if let Ok(data) = frame.into_data() {
+            let (receipt, end) = Receipt::new();
+            report(News::Body(data, receipt));
+            // Only the end of the receipt counts.
+            let _ = end.await;
+        }
+    }
+    report(News::Complete);
 }
 
 /// Small writes must not wait for the client's acknowledgement of the one before; and a client that

@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use crate::config::HttpAddress;
 use crate::counters::Counters;
 use connect::Connector;
 
@@ -36,7 +37,7 @@ pub(crate) use tls::TlsConfig;
 /// How long an unused connection is kept. Many origins close theirs after a minute; who closes
 /// first never sends a request into a connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
-/// Fields in an origin's response head, which take 32 bytes each while it is read.
+/// Fields in an origin's response head, which take 64 bytes each while it is read.
 const MAX_FIELDS: usize = 512;
 
 /// Everything that decides which connections may be shared.
@@ -48,6 +49,26 @@ pub(crate) struct Endpoint {
     pub(crate) port: u16,
     /// What protects the connection.
     pub(crate) security: Security,
+}
+
+impl From<&HttpAddress> for Endpoint {
+    /// With `https`, the certificate must be for the host, and nobody else need be certified.
+    fn from(address: &HttpAddress) -> Self {
+        let security = if address.is_https() {
+            Security::Tls(TlsRules {
+                server_name: address.host().to_owned(),
+                verification: Verification::Check,
+                client_certificate: None,
+            })
+        } else {
+            Security::Plain
+        };
+        Self {
+            host: address.host().to_owned(),
+            port: address.port(),
+            security,
+        }
+    }
 }
 
 /// What protects a connection.
@@ -110,7 +131,7 @@ where
         }
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request, HTTP/1.x and not `CONNECT`, and waits for the head of the answer.
     ///
     /// Of the request's URI only path and query are sent; the `Host` field is sent as it is, and
     /// none is added. A request that found its pooled connection closed before it was sent goes out
@@ -132,13 +153,9 @@ where
         *request.uri_mut() = uri;
         let (mut pools, now) = (self.pools.borrow_mut(), Instant::now());
         pools.forget_idle(now);
-        let pool = pools.of(reach).entry(endpoint.clone());
-        let pool = pool.or_insert_with(|| Pool {
-            client: self.client(endpoint, reach),
-            used: now,
-        });
-        pool.used = now;
-        let answer = pool.client.request(request);
+        let answer = pools
+            .client(endpoint, reach, now, || self.client(endpoint, reach))
+            .request(request);
         async move { answer.await.map_err(SendError::from) }
     }
 
@@ -189,11 +206,23 @@ impl<B> Pools<B> {
         }
     }
 
-    fn of(&mut self, reach: Reach) -> &mut FxHashMap<Endpoint, Pool<B>> {
-        match reach {
+    fn client(
+        &mut self,
+        endpoint: &Endpoint,
+        reach: Reach,
+        now: Instant,
+        make: impl FnOnce() -> Client<Connector, B>,
+    ) -> &Client<Connector, B> {
+        let pools = match reach {
             Reach::Any => &mut self.any,
             Reach::PublicOnly => &mut self.public_only,
-        }
+        };
+        let pool = pools.entry(endpoint.clone()).or_insert_with(|| Pool {
+            client: make(),
+            used: now,
+        });
+        pool.used = now;
+        &pool.client
     }
 
     /// Drops pools whose connections are gone. Requests that are still under way end properly.

@@ -98,8 +98,14 @@ impl Answer {
         }
     }
 
-    /// The bytes of the whole response for an HTTP/1 client.
-    pub fn encode(&self, version: http::Version, persistence: Persistence) -> Bytes {
+    /// The bytes of the whole response for an HTTP/1 client that asked with `method`: an answer to
+    /// HEAD has no body, but its length; RFC 9110 §9.3.2.
+    pub fn encode(
+        &self,
+        version: http::Version,
+        method: &http::Method,
+        persistence: Persistence,
+    ) -> Bytes {
         let framing = if self.status.is_bodiless() {
             Framing::Bodiless
         } else {
@@ -107,7 +113,7 @@ impl Answer {
         };
         let mut out = Vec::with_capacity(256 + self.body.len());
         self.encode_head(&mut out, version, framing, persistence);
-        if framing != Framing::Bodiless {
+        if framing != Framing::Bodiless && *method != http::Method::HEAD {
             out.extend_from_slice(&self.body);
         }
         Bytes::from(out)
@@ -182,7 +188,7 @@ mod tests {
 
     #[track_caller]
     fn check(answer: &Answer, expected: &str) {
-        let bytes = answer.encode(Version::HTTP_11, Persistence::Reuse);
+        let bytes = answer.encode(Version::HTTP_11, &Method::GET, Persistence::Reuse);
         assert_eq!(std::str::from_utf8(&bytes).unwrap(), expected);
     }
 
@@ -317,7 +323,7 @@ mod tests {
             for item in publish::parse(&damaged, &Limits::default()).unwrap_or_default() {
                 if let Some(HttpResponse::Send(message)) = item.http_response {
                     let answer = held.published(&message);
-                    answer.encode(Version::HTTP_11, Persistence::Reuse);
+                    answer.encode(Version::HTTP_11, &Method::GET, Persistence::Reuse);
                     patched[usize::from(!answer.body.is_empty())] += 1;
                 }
             }

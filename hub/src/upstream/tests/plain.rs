@@ -1,6 +1,8 @@
 //! What is sent, which connections are shared, and what goes wrong.
 
 use http::header::HOST;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use tokio::net::TcpSocket;
 
 use super::*;
@@ -106,6 +108,37 @@ async fn an_end_before_the_answer_is_told_from_one_within_it() {
 }
 
 #[tokio::test]
+async fn an_end_before_the_answer_is_one_on_a_used_connection_too() {
+    let port = listen(async |mut stream| {
+        read_head(&mut stream).await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        read_head(&mut stream).await;
+    })
+    .await;
+    let (upstream, endpoint) = (upstream(), plain("127.0.0.1", port));
+    get(&upstream, &endpoint).await.unwrap();
+    let error = get(&upstream, &endpoint).await.unwrap_err();
+    assert!(matches!(error, SendError::Closed), "{error}");
+    assert_eq!(upstream.counters.origin_connections.value(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_fails_is_not_the_origins_fault() {
+    let server = Server::start("").await;
+    let upstream = Upstream::new(
+        Arc::new(TlsConfig::new(&OriginTls::default())),
+        Arc::default(),
+    );
+    let parts = [Ok(Frame::data(Bytes::from("a"))), Err("lost")];
+    let body = StreamBody::new(futures::stream::iter(parts));
+    let request = Request::post("/").body(body).unwrap();
+    let answer = upstream.send(&server.endpoint(), Reach::Any, request);
+    let error = answer.await.unwrap_err();
+    assert!(matches!(error, SendError::Other(_)), "{error}");
+    assert!(error.to_string().contains("lost"), "{error}");
+}
+
+#[tokio::test]
 async fn nobody_who_listens_is_no_connection() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -168,16 +201,15 @@ fn pools_that_nobody_uses_are_forgotten() {
     let mut check = |host, now: Instant, expected: &str| {
         pools.forget_idle(now);
         let endpoint = plain(host, 80);
-        let pool = Pool {
-            client: upstream.client(&endpoint, Reach::Any),
-            used: now,
-        };
-        pools.of(Reach::Any).insert(endpoint, pool);
+        pools.client(&endpoint, Reach::Any, now, || {
+            upstream.client(&endpoint, Reach::Any)
+        });
         let mut hosts: Vec<_> = pools.any.keys().map(|key| key.host.clone()).collect();
         hosts.sort();
         assert_eq!(hosts.concat(), expected);
     };
     check("a", start, "a");
-    check("b", start + IDLE_TIMEOUT / 2, "ab");
-    check("c", start + IDLE_TIMEOUT, "bc");
+    check("b", start, "ab");
+    check("a", start + IDLE_TIMEOUT / 2, "ab");
+    check("c", start + IDLE_TIMEOUT, "ac");
 }

@@ -283,6 +283,21 @@ async fn a_connection_with_tls_is_used_again_too() {
 }
 
 #[tokio::test]
+async fn an_https_address_means_a_certificate_for_its_host() {
+    let ca = Ca::new();
+    let port = start(&ca, &["localhost"], Clients::Anybody, &TLS13).await;
+    let endpoint_at = |host: &str| {
+        let address: HttpAddress = format!("https://{host}:{port}").parse().unwrap();
+        Endpoint::from(&address)
+    };
+    let upstream = ca.upstream();
+    let answer = get(&upstream, &endpoint_at("localhost")).await;
+    check(&answer, Ok("localhost"));
+    let answer = get(&upstream, &endpoint_at("127.0.0.1")).await;
+    check(&answer, Err("certificate not valid for name"));
+}
+
+#[tokio::test]
 async fn whoever_does_not_speak_tls_is_no_origin() {
     let port =
         listen(async |mut stream| stream.write_all(b"HTTP/1.1 400 \r\n\r\n").await.unwrap()).await;

@@ -1,0 +1,319 @@
+//! Items on their way to connections with a session: ids, content filters, filters, and what they
+//! ask of servers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use grip::filter::{self, FilterError, Reply, Step};
+use grip::hold::Answer;
+use grip::instruct::Status;
+use grip::publish::{HttpResponse, HttpStream, Item, ResponseBody, StreamContent};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+use super::connections::{Connection, Phase};
+use super::session::{Asking, Busy, Content, Session};
+use super::{Engine, Output, mark_dirty};
+use crate::errand::{ErrandKind, Urgency};
+use crate::mailbox::{ConnectionKey, Sequenced};
+
+/// What a client reads of an error that only an operator should know.
+const HIDDEN: &str = "Error while proxying to origin.";
+
+/// What an item says to a connection of its kind.
+enum Word<'a> {
+    Stream(&'a HttpStream),
+    Response(&'a HttpResponse),
+}
+
+impl<'a> Word<'a> {
+    fn of(phase: &Phase, item: &'a Item) -> Option<Self> {
+        match phase {
+            Phase::Stream(_) => item.http_stream.as_ref().map(Self::Stream),
+            Phase::Response(_) => item.http_response.as_ref().map(Self::Response),
+            Phase::Opening(_) | Phase::Ending => None,
+        }
+    }
+
+    /// The content filters that the content was written for.
+    fn content_filters(&self) -> Option<&'a [String]> {
+        match self {
+            Self::Stream(HttpStream::Send {
+                content_filters, ..
+            }) => content_filters.as_deref(),
+            Self::Response(HttpResponse::Send(message)) => message.content_filters.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// What filters act on; nothing if the item only says what to do.
+    fn content(&self) -> Bytes {
+        match self {
+            Self::Stream(HttpStream::Send { content, .. }) => content.plain(),
+            Self::Response(HttpResponse::Send(message)) => match &message.body {
+                ResponseBody::Complete(body) => body.clone(),
+                ResponseBody::Patch(_) => Bytes::new(),
+            },
+            _ => Bytes::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// An item for a connection with a session.
+    pub(super) fn receive(&mut self, key: ConnectionKey, sequenced: &Arc<Sequenced>, now: Instant) {
+        let Some(session) = self.session(key) else {
+            return;
+        };
+        if session.is_idle() && session.backlog.is_empty() {
+            self.process(key, sequenced, now);
+        } else if !session.keep(sequenced) {
+            self.counters.backlog_dropped.increment();
+        }
+    }
+
+    /// Goes on with what waited while the connection was busy.
+    pub(super) fn go_on(&mut self, key: ConnectionKey, now: Instant) {
+        while let Some(session) = self.session(key)
+            && session.is_idle()
+        {
+            if let Some(sequenced) = session.backlog.pop_front() {
+                self.process(key, &sequenced, now);
+            } else {
+                if let Some(urgency) = session.wish.take() {
+                    self.follow(key, urgency);
+                }
+                return;
+            }
+        }
+    }
+
+    fn process(&mut self, key: ConnectionKey, sequenced: &Arc<Sequenced>, now: Instant) {
+        let item = &sequenced.item;
+        let (_, connection) = self.connections.live(key.index);
+        let Some(word) = Word::of(&connection.phase, item) else {
+            return;
+        };
+        let is_response = matches!(connection.phase, Phase::Response(_));
+        let Some(session) = connection.session.as_deref_mut() else {
+            return;
+        };
+        let found = session
+            .slots
+            .iter_mut()
+            .position(|slot| slot.channel == item.channel);
+        let Some(index) = found else {
+            // A channel that the last instruction left.
+            return;
+        };
+        let has_next = session.next.is_some();
+        let slot = &mut session.slots[index];
+        if !slot.continues_with(item) {
+            self.counters.gaps.increment();
+            if is_response || has_next {
+                return self.ask_again(key, index);
+            }
+            // Nobody can be asked for what is missing; the rest is better than nothing.
+        }
+        if let Err(mismatch) = filter::check_content_filters(&slot.filters, word.content_filters())
+        {
+            self.counters.filter_errors.increment();
+            return self.end_in_debug(key, &mismatch.to_string());
+        }
+        slot.advance(item);
+        self.filter(key, sequenced, index, 0, word.content(), now);
+    }
+
+    /// The origin knows what the connection missed.
+    fn ask_again(&mut self, key: ConnectionKey, slot: usize) {
+        let (_, connection) = self.connections.live(key.index);
+        let is_response = matches!(connection.phase, Phase::Response(_));
+        if let Some(session) = &mut connection.session {
+            session.backlog.clear();
+            let channel = session.slots[slot].channel.clone();
+            self.outputs.push_back(Output::ForgetLast(channel));
+        }
+        if is_response {
+            self.retry(key);
+        } else {
+            self.follow(key, Urgency::Low);
+        }
+    }
+
+    /// Runs an item through the filters of a slot, beginning with number `from`.
+    fn filter(
+        &mut self,
+        key: ConnectionKey,
+        sequenced: &Arc<Sequenced>,
+        slot: usize,
+        from: usize,
+        content: Bytes,
+        now: Instant,
+    ) {
+        let Some(session) = self.session(key) else {
+            return;
+        };
+        let filters = &session.slots[slot].filters;
+        let step = if filters.len() == from {
+            Ok(Step::Deliver(content))
+        } else {
+            session.with_context(&sequenced.item.meta, |context| {
+                filter::run(filters, from, content, context)
+            })
+        };
+        match step {
+            Ok(Step::Drop) => {}
+            Ok(Step::Deliver(content)) => self.act(key, &sequenced.item, content, now),
+            Ok(Step::Ask(inquiry)) => {
+                let kind = ErrandKind::Ask {
+                    inquiry: inquiry.clone(),
+                    last: session.last(),
+                };
+                let behalf = Arc::clone(&session.behalf);
+                session.busy = Busy::Asking(Box::new(Asking {
+                    sequenced: Arc::clone(sequenced),
+                    slot,
+                    inquiry,
+                }));
+                self.outputs.push_back(Output::Run {
+                    connection: key,
+                    behalf,
+                    kind,
+                });
+            }
+            Err(error) => self.fail_filter(key, &error),
+        }
+    }
+
+    fn fail_filter(&mut self, key: ConnectionKey, error: &FilterError) {
+        self.counters.filter_errors.increment();
+        self.end_in_debug(key, &format!("filter error: {error}"));
+    }
+
+    /// A server said what it thinks of the item that the connection waits with.
+    pub(super) fn handle_told(
+        &mut self,
+        key: ConnectionKey,
+        told: Result<Reply, FilterError>,
+        now: Instant,
+    ) {
+        let Some(session) = self.session(key) else {
+            return;
+        };
+        let Busy::Asking(asking) = std::mem::replace(&mut session.busy, Busy::Idle) else {
+            return;
+        };
+        match told {
+            Ok(Reply::Drop) => {}
+            Ok(Reply::Deliver(content)) => {
+                let (slot, next) = (asking.slot, asking.inquiry.next);
+                self.filter(key, &asking.sequenced, slot, next, content, now);
+            }
+            Err(error) => self.fail_filter(key, &error),
+        }
+        self.go_on(key, now);
+    }
+
+    /// Does what an item says, with the content that filters left of it.
+    fn act(&mut self, key: ConnectionKey, item: &Item, content: Bytes, now: Instant) {
+        let (_, connection) = self.connections.live(key.index);
+        match Word::of(&connection.phase, item) {
+            Some(Word::Stream(HttpStream::Send {
+                content: original, ..
+            })) => match Content::compare(&original.plain(), content) {
+                Content::Original => self.append(key, original, now),
+                Content::Filtered(content) => {
+                    self.append(key, &StreamContent::new(&content), now);
+                }
+            },
+            Some(Word::Stream(HttpStream::Hint)) => self.follow(key, Urgency::High),
+            Some(Word::Response(HttpResponse::Send(message))) => {
+                let Phase::Response(waiting) = &connection.phase else {
+                    return;
+                };
+                let mut answer = waiting.answer.published(message);
+                if matches!(message.body, ResponseBody::Complete(_)) {
+                    answer.body = content;
+                }
+                self.counters.deliveries.increment();
+                self.answer(key, answer);
+            }
+            Some(Word::Stream(HttpStream::Close)) => self.let_go(key),
+            Some(Word::Response(HttpResponse::Hint)) => self.retry(key),
+            Some(
+                Word::Stream(HttpStream::Refresh)
+                | Word::Response(HttpResponse::Close | HttpResponse::Refresh),
+            )
+            | None => {}
+        }
+    }
+
+    /// Appends an item's content to a stream.
+    fn append(&mut self, key: ConnectionKey, content: &StreamContent, now: Instant) {
+        let (_, connection) = self.connections.live(key.index);
+        let Phase::Stream(framing) = connection.phase else {
+            return;
+        };
+        let bytes = framing.frame(content);
+        if connection.outbox.pending_bytes() + bytes.len() > self.slow_consumer.max_pending_bytes {
+            return self.drop_slow(key);
+        }
+        self.counters.deliveries.increment();
+        connection.outbox.push(bytes);
+        connection.restart_keep_alive(now);
+        mark_dirty(&mut self.dirty, key, connection);
+    }
+
+    /// Ends a hold with a text, where the route tells what is wrong; else nothing happens.
+    fn end_in_debug(&mut self, key: ConnectionKey, text: &str) {
+        if self.session(key).is_some_and(|session| session.tells()) {
+            self.end_with(key, text);
+        }
+    }
+
+    /// Ends a hold because it can't go on.
+    pub(super) fn end_with(&mut self, key: ConnectionKey, text: &str) {
+        let (_, connection) = self.connections.live(key.index);
+        let tells = connection.session.as_ref().is_some_and(|s| s.tells());
+        match &connection.phase {
+            Phase::Stream(framing) => {
+                let framing = *framing;
+                if tells {
+                    let content = StreamContent::new(format!("\n\n{text}\n").as_bytes());
+                    connection.outbox.push(framing.frame(&content));
+                }
+                self.end(key, framing.end());
+            }
+            Phase::Response(_) => {
+                let text = if tells { text } else { HIDDEN };
+                self.answer(key, failure(text));
+            }
+            Phase::Opening(_) | Phase::Ending => {}
+        }
+    }
+
+    /// The session of a connection that is still held.
+    pub(super) fn session(&mut self, key: ConnectionKey) -> Option<&mut Session> {
+        self.connections.get(key)?.session.as_deref_mut()
+    }
+}
+
+impl Connection {
+    /// Whether the client has a part of a body that is still coming.
+    pub(super) fn is_amid_body(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| matches!(session.busy, Busy::Feeding | Busy::Receiving(_)))
+    }
+}
+
+fn failure(text: &str) -> Answer {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Answer {
+        status: Status::new(StatusCode::BAD_GATEWAY),
+        headers,
+        body: format!("{text}\n").into(),
+    }
+}

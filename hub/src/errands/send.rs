@@ -1,0 +1,158 @@
+//! Requests of the hub's own: where they go, what they carry.
+
+use bytes::Bytes;
+use grip::fields::{self, GRIP_LAST};
+use http::header::{HOST, HeaderMap};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::Errands;
+use crate::errand::{Behalf, Last};
+use crate::proxy::request::{add_last, set_route_headers, sign};
+use crate::proxy::{LinkTarget, endpoint, unix_now};
+use crate::routes::{Addresses, Route, TargetKind};
+use crate::upstream::{Endpoint, Reach, Security, SendError, TlsRules, Verification};
+
+/// A request of the hub's own.
+#[derive(Debug)]
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    /// Absolute.
+    pub(super) uri: &'a Uri,
+    pub(super) headers: HeaderMap,
+    pub(super) last: &'a [Last],
+    pub(super) body: Bytes,
+}
+
+impl Errands {
+    /// Sends a request the way that the client's own would go, if it is for the same host and path;
+    /// else straight to its host. Either way it is signed like the client's.
+    ///
+    /// Cancel safe.
+    pub(super) async fn send(
+        &self,
+        behalf: &Behalf,
+        question: Question<'_>,
+    ) -> Result<Response<Incoming>, SendError> {
+        self.counters.errands.increment();
+        let route = &behalf.route;
+        match LinkTarget::of(behalf, question.uri) {
+            LinkTarget::Route => self.send_by_route(route, question).await,
+            LinkTarget::Direct => {
+                let is_confined = route
+                    .targets
+                    .iter()
+                    .any(|target| target.addresses == Addresses::Public);
+                let reach = if is_confined {
+                    Reach::PublicOnly
+                } else {
+                    Reach::Any
+                };
+                let endpoint = direct(question.uri);
+                let path = path_of(question.uri);
+                let host = host_of(question.uri);
+                let headers = self.headers(route, &question, host);
+                let request = request(&question, path, headers);
+                self.upstream.send(&endpoint, reach, request).await
+            }
+        }
+    }
+
+    async fn send_by_route(
+        &self,
+        route: &Route,
+        question: Question<'_>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let path = route.rewrite_path(&path_of(question.uri));
+        let mut failed = SendError::Closed;
+        for target in &route.targets {
+            if target.kind == TargetKind::Test {
+                continue;
+            }
+            let host = target.host.as_ref().or(route.as_host.as_ref());
+            let host = match host {
+                Some(host) => HeaderValue::from_str(host.as_str()).ok(),
+                None => host_of(question.uri),
+            };
+            let requested = host
+                .as_ref()
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or("localhost");
+            let endpoint = endpoint(target, requested);
+            let reach = match target.addresses {
+                Addresses::All => Reach::Any,
+                Addresses::Public => Reach::PublicOnly,
+            };
+            let mut headers = self.headers(route, &question, host.clone());
+            set_route_headers(&mut headers, route);
+            let request = request(&question, path.clone(), headers);
+            match self.upstream.send(&endpoint, reach, request).await {
+                Err(error @ (SendError::Connect(_) | SendError::Blocked)) => failed = error,
+                sent => return sent,
+            }
+        }
+        Err(failed)
+    }
+
+    fn headers(
+        &self,
+        route: &Route,
+        question: &Question<'_>,
+        host: Option<HeaderValue>,
+    ) -> HeaderMap {
+        let mut headers = question.headers.clone();
+        fields::strip_grip(&mut headers);
+        if let Some(host) = host {
+            headers.insert(HOST, host);
+        }
+        debug_assert!(!headers.contains_key(GRIP_LAST), "stripped above");
+        add_last(&mut headers, question.last);
+        sign(&mut headers, route, &self.config.signature, unix_now());
+        headers
+    }
+}
+
+fn request(
+    question: &Question<'_>,
+    path: PathAndQuery,
+    headers: HeaderMap,
+) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(question.body.clone()));
+    *request.method_mut() = question.method.clone();
+    *request.uri_mut() = Uri::from(path);
+    *request.headers_mut() = headers;
+    request
+}
+
+fn path_of(uri: &Uri) -> PathAndQuery {
+    uri.path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"))
+}
+
+fn host_of(uri: &Uri) -> Option<HeaderValue> {
+    HeaderValue::from_str(uri.authority()?.as_str()).ok()
+}
+
+/// A link's own host.
+fn direct(uri: &Uri) -> Endpoint {
+    let host = uri.host().unwrap_or("localhost");
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_tls = uri.scheme_str() == Some("https");
+    let security = if is_tls {
+        Security::Tls(TlsRules {
+            server_name: host.to_owned(),
+            verification: Verification::Check,
+            client_certificate: None,
+        })
+    } else {
+        Security::Plain
+    };
+    Endpoint {
+        host: host.to_owned(),
+        port: uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
+        security,
+    }
+}

@@ -1,0 +1,160 @@
+//! HTTP/2 by hyper, with prior knowledge; RFC 9113 §3.3.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grip::instruct::Status;
+use http::{HeaderMap, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::mpsc;
+
+use super::io::{ClientIo, Gate};
+use super::{Connection, Handover};
+use crate::life::draining;
+use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, ResponseBody, respond};
+use crate::shard::{Pipe, PipeEvent, Verdict, Wait};
+
+/// Requests that one connection may have at a time.
+const MAX_STREAMS: u32 = 1000;
+
+/// Runs hyper's tasks on the shard's thread.
+#[derive(Debug, Clone, Copy)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// What requests of a connection need.
+#[derive(Debug, Clone)]
+struct Service {
+    proxy: Rc<Proxy>,
+    peer: SocketAddr,
+    handovers: mpsc::UnboundedSender<Handover>,
+    pipe_events: mpsc::UnboundedSender<PipeEvent>,
+}
+
+impl Connection {
+    /// Serves requests until the connection ends; held streams are part of it.
+    pub(super) async fn serve_http2(mut self) {
+        let limits = &self.proxy.config().limits;
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder
+            .auto_date_header(false)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .timer(TokioTimer::new());
+        let service = Service {
+            proxy: Rc::clone(&self.proxy),
+            peer: self.peer,
+            handovers: self.handovers,
+            pipe_events: self.pipe_events,
+        };
+        let service = service_fn(move |request| Box::pin(service.clone().answer(request)));
+        let io = ClientIo::new(self.stream, self.input, Rc::new(Gate::open()));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = draining(&mut self.life) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "client connection failed");
+        }
+    }
+}
+
+impl Service {
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Infallible> {
+        let (head, body) = request.into_parts();
+        let mut request = ClientRequest {
+            content: Content::of_client(body, self.proxy.config().limits.instruct_bytes),
+            head,
+            peer: self.peer,
+            last: Vec::new(),
+        };
+        loop {
+            let held = match self.proxy.handle(request).await {
+                Outcome::Response(response) => return Ok(response),
+                Outcome::Hold(held) => held,
+            };
+            match self.hold(held).await {
+                Ok(response) => return Ok(response),
+                Err(again) => request = *again,
+            }
+        }
+    }
+
+    /// Waits until the shard knows the answer, or begins to write a stream; or the request to ask
+    /// again.
+    async fn hold(
+        &self,
+        mut held: Box<Held>,
+    ) -> Result<Response<ResponseBody>, Box<ClientRequest>> {
+        if let Some(head) = held.head.take() {
+            let (pipe, body) = Pipe::new(self.pipe_events.clone());
+            let begun = Rc::clone(&pipe);
+            // Fails only when the shard is gone, and the connection with it.
+            let _ = self.handovers.send(Handover::Http2Stream { pipe, held });
+            begun.begun().await;
+            let body = ResponseBody::Held(body);
+            return Ok(respond(head.status, head.headers, body));
+        }
+        let original = held.original.take();
+        let (wait, verdict) = Wait::new(self.pipe_events.clone());
+        let _ = self.handovers.send(Handover::Http2Response { wait, held });
+        match verdict.given().await {
+            Some(Verdict::Answer(answer)) => Ok(respond(
+                answer.status,
+                answer.headers,
+                ResponseBody::full(answer.body),
+            )),
+            Some(Verdict::Retry(last)) => match self.again(original, last) {
+                Some(again) => Err(Box::new(again)),
+                None => Ok(unavailable()),
+            },
+            None => Ok(unavailable()),
+        }
+    }
+
+    fn again(
+        &self,
+        original: Option<Original>,
+        last: Vec<crate::errand::Last>,
+    ) -> Option<ClientRequest> {
+        let (head, body) = original?.request()?.into_parts();
+        Some(ClientRequest {
+            head,
+            content: Content::complete(body),
+            peer: self.peer,
+            last,
+        })
+    }
+}
+
+/// The shard is gone.
+fn unavailable() -> Response<ResponseBody> {
+    respond(
+        Status::new(StatusCode::SERVICE_UNAVAILABLE),
+        HeaderMap::new(),
+        ResponseBody::full(Bytes::new()),
+    )
+}

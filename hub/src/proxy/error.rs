@@ -1,0 +1,110 @@
+//! Why a request has no proper answer, and what the client reads of it.
+
+use grip::cross_origin::JsonpError;
+use grip::filter::FilterError;
+use grip::instruct::InstructError;
+use http::StatusCode;
+
+use crate::counters::Counters;
+
+/// Why a request has no proper answer. Each becomes a plain text for the client.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProxyError {
+    /// The client's request body broke off or is malformed.
+    #[error("Failed to read request body.")]
+    ClientBody,
+    /// CONNECT asks for a tunnel, which the hub is not for.
+    #[error("CONNECT is not supported.")]
+    Connect,
+    /// A JSONP request that cannot be taken apart.
+    #[error("{0}")]
+    Jsonp(#[from] JsonpError),
+    /// The request went round in a circle.
+    #[error("Loop detected.")]
+    Loop,
+    /// No route is for the request.
+    #[error("Route not found")]
+    NoRoute,
+    /// Events of WebSocket-over-HTTP come from proxies only.
+    #[error("Client not allowed to send WebSocket events directly.")]
+    WebSocketEvents,
+    /// No connection to any target.
+    #[error("Unable to connect to any targets. Tried: {0}")]
+    Unreachable(String),
+    /// All targets have addresses that must not be connected to.
+    #[error("Error: Origin host/IP blocked.")]
+    Blocked,
+    /// The origin broke off, or its answer is not HTTP.
+    #[error("Error while proxying to origin.")]
+    Origin,
+    /// The response's instructions cannot be followed.
+    #[error("Failed to parse accept instructions: {0}")]
+    Instruct(#[from] InstructError),
+    /// A filter fails on the response's body.
+    #[error("Failed to parse accept instructions: filter error: {0}")]
+    Filter(#[from] FilterError),
+    /// Items cannot be appended to a response with `Content-Encoding`.
+    #[error("Failed to parse accept instructions: the response has a Content-Encoding")]
+    Encoded,
+    /// The response with instructions is larger than [`crate::config::Limits::instruct_bytes`].
+    #[error("GRIP instruct response too large from {0}")]
+    InstructTooLarge(String),
+    /// The request's body is larger than a held request's may be.
+    #[error("Request too large to accept GRIP instruct.")]
+    RequestTooLarge,
+    /// A response is larger than a script may be.
+    #[error("JSONP response too large from {0}")]
+    JsonpTooLarge(String),
+}
+
+/// Whether clients are told what only an operator should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Candour {
+    Discreet,
+    Debug,
+}
+
+impl ProxyError {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::ClientBody | Self::RequestTooLarge | Self::Jsonp(_) => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::NOT_IMPLEMENTED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::WebSocketEvents => StatusCode::FORBIDDEN,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// What the client reads.
+    pub(super) fn text(&self, candour: Candour) -> String {
+        match self {
+            Self::ClientBody
+            | Self::RequestTooLarge
+            | Self::Connect
+            | Self::Jsonp(_)
+            | Self::Loop
+            | Self::NoRoute
+            | Self::WebSocketEvents => format!("{self}\n"),
+            _ if candour == Candour::Debug => format!("{self}\n"),
+            _ => format!("{}\n", Self::Origin),
+        }
+    }
+
+    pub(super) fn count(&self, counters: &Counters) {
+        match self {
+            Self::ClientBody | Self::Connect | Self::Jsonp(_) | Self::WebSocketEvents => {
+                counters.malformed_heads.increment();
+            }
+            Self::NoRoute => counters.unrouted_requests.increment(),
+            Self::Loop => counters.loops.increment(),
+            Self::Unreachable(_) | Self::Blocked | Self::Origin | Self::JsonpTooLarge(_) => {
+                counters.origin_errors.increment();
+            }
+            Self::Instruct(_)
+            | Self::Filter(_)
+            | Self::Encoded
+            | Self::InstructTooLarge(_)
+            | Self::RequestTooLarge => counters.instruct_errors.increment(),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The target `test`: answers of the hub's own, to try clients without an origin.
+
+use bytes::Bytes;
+use grip::instruct::Status;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use http::{HeaderValue, StatusCode};
+use url::form_urlencoded;
+
+use super::response::{Age, Origin};
+use super::target::Question;
+use crate::routes::Route;
+
+/// Answers a request: `/` greets, `/response` and `/stream` hold on the channels of the query's
+/// `channel` parameters.
+pub(super) fn answer(route: &Route, question: &Question) -> Origin {
+    let path = route.test_path(&question.path);
+    let resource = path.path().strip_suffix('/').unwrap_or(path.path());
+    match resource {
+        "" => plain(StatusCode::OK, "Hello from the Gripline test handler!\n"),
+        "/response" => hold("response", path.query(), "nothing for now\n"),
+        "/stream" => hold("stream", path.query(), "[stream opened]\n"),
+        _ => plain(StatusCode::NOT_FOUND, "no such test resource\n"),
+    }
+}
+
+fn plain(status: StatusCode, body: &'static str) -> Origin {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Origin {
+        status: Status::new(status),
+        headers,
+        body: Bytes::from_static(body.as_bytes()),
+        rest: None,
+        age: Age::Fresh,
+    }
+}
+
+fn hold(mode: &'static str, query: Option<&str>, body: &'static str) -> Origin {
+    let mut origin = plain(StatusCode::OK, body);
+    let name = HeaderName::from_static("grip-hold");
+    origin.headers.insert(name, HeaderValue::from_static(mode));
+    let mut channels: Vec<String> = form_urlencoded::parse(query.unwrap_or("").as_bytes())
+        .filter(|(name, _)| name == "channel")
+        .map(|(_, channel)| channel.into_owned())
+        .collect();
+    if channels.is_empty() {
+        channels.push("test".to_owned());
+    }
+    for channel in channels {
+        if let Ok(value) = HeaderValue::from_bytes(channel.as_bytes()) {
+            origin.headers.append("grip-channel", value);
+        }
+    }
+    origin
+}
