@@ -17,7 +17,7 @@ const UPDATE_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a channel is remembered after its last connection left. A client that polls is not held
 /// between two polls, and what came meanwhile must show in its next one.
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_mins(1);
 
 /// Every channel that somebody listens to, and the order of all items.
 ///

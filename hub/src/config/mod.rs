@@ -203,6 +203,18 @@ impl RawConfig {
     }
 }
 
+/// What an optional setting means: `None` if it is there and wrong.
+#[expect(
+    clippy::option_option,
+    reason = "absent and wrong are different, and both are known in one place only"
+)]
+fn present<T>(checked: Option<Option<T>>) -> Option<Option<T>> {
+    match checked {
+        None => Some(None),
+        Some(value) => value.map(Some),
+    }
+}
+
 struct Checker<'a> {
     directory: &'a Path,
     mistakes: Vec<Mistake>,
@@ -224,8 +236,9 @@ impl Checker<'_> {
         let forwarded_for_trusted =
             self.forwarded_for("forwarded.for_trusted", forwarded.for_trusted.as_deref());
         let set_proto = self.set_proto(forwarded.set_proto.as_deref().unwrap_or("proto-only"));
-        let upstream_key = self.upstream_key(raw.grip.upstream_key.as_deref());
-        let cdn_loop = self.cdn_loop(raw.cdn_loop.as_deref());
+        let upstream_key = raw.grip.upstream_key.as_ref();
+        let upstream_key = upstream_key.map(|text| self.upstream_key(text));
+        let cdn_loop = raw.cdn_loop.as_ref().map(|token| self.cdn_loop(token));
         let need_mark = raw.orig_headers_need_mark.as_deref().unwrap_or_default();
         let orig_headers_need_mark = self.header_names("orig_headers_need_mark", need_mark);
         let limits = self.limits(&raw.limits);
@@ -251,9 +264,9 @@ impl Checker<'_> {
             origin_tls: origin_tls?,
             auto_cross_origin: raw.auto_cross_origin.unwrap_or(false),
             accept_pushpin_route: raw.accept_pushpin_route.unwrap_or(false),
-            cdn_loop: cdn_loop?,
+            cdn_loop: present(cdn_loop)?,
             orig_headers_need_mark: orig_headers_need_mark?,
-            upstream_key: upstream_key?,
+            upstream_key: present(upstream_key)?,
             forwarded_for: forwarded_for?,
             forwarded_for_trusted: forwarded_for_trusted?,
             forwarded_protocol: ForwardedProtocol {
@@ -261,10 +274,7 @@ impl Checker<'_> {
                 set: set_proto?,
             },
             limits,
-            purge: match purge {
-                None => None,
-                Some(purge) => Some(purge?),
-            },
+            purge: present(purge)?,
         })
     }
 
@@ -388,27 +398,26 @@ impl Checker<'_> {
         }
     }
 
-    fn upstream_key(&mut self, text: Option<&str>) -> Option<Option<VerifyingKey>> {
-        match text.map(|text| keys::verifying_key(text, self.directory)) {
-            None => Some(None),
-            Some(Ok(key)) => Some(Some(key)),
-            Some(Err(error)) => self.mistake("grip.upstream_key", error),
+    fn upstream_key(&mut self, text: &str) -> Option<VerifyingKey> {
+        match keys::verifying_key(text, self.directory) {
+            Ok(key) => Some(key),
+            Err(error) => self.mistake("grip.upstream_key", error),
         }
     }
 
-    fn cdn_loop(&mut self, token: Option<&str>) -> Option<Option<String>> {
+    fn cdn_loop(&mut self, token: &str) -> Option<String> {
         let is_token = |token: &str| {
             let is_plain =
                 |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:[]".contains(&byte);
             !token.is_empty() && token.bytes().all(is_plain)
         };
-        match token {
-            Some(token) if !is_token(token) => self.mistake(
-                "cdn_loop",
-                format_args!("{token:?} is no name for CDN-Loop; give one such as hub.example.com"),
-            ),
-            token => Some(token.map(str::to_owned)),
+        if is_token(token) {
+            return Some(token.to_owned());
         }
+        self.mistake(
+            "cdn_loop",
+            format_args!("{token:?} is no name for CDN-Loop; give one such as hub.example.com"),
+        )
     }
 
     fn header_names(&mut self, key: &str, names: &[String]) -> Option<Vec<HeaderName>> {

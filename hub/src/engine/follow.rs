@@ -184,9 +184,8 @@ impl Engine {
             }
             Err(error) => return self.end_with(key, &format!("filter error: {error}")),
         }
-        let framing = match self.connections.live(key.index).1.phase {
-            Phase::Stream(framing) => framing,
-            _ => return,
+        let Phase::Stream(framing) = self.connections.live(key.index).1.phase else {
+            return;
         };
         let keep_alive = instruct
             .keep_alive

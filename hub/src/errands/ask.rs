@@ -80,7 +80,10 @@ impl Errands {
             body: inquiry.body(),
         };
         let exchange = async {
-            let response = self.send(behalf, question).await.map_err(failure)?;
+            let response = self
+                .send(behalf, question)
+                .await
+                .map_err(|error| failure(&error))?;
             let (parts, body) = response.into_parts();
             let body = limited(body).await?;
             Ok((parts, body))
@@ -128,7 +131,7 @@ async fn limited(mut body: Incoming) -> Result<Bytes, InquiryFailure> {
     Ok(whole.freeze())
 }
 
-fn failure(error: SendError) -> InquiryFailure {
+fn failure(error: &SendError) -> InquiryFailure {
     tracing::debug!(%error, "a question about an item has no answer");
     match error {
         SendError::Connect(_) => InquiryFailure::Refused,

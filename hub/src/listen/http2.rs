@@ -92,11 +92,11 @@ impl Service {
             last: Vec::new(),
         };
         loop {
-            let held = match self.proxy.handle(request).await {
+            let hold = match self.proxy.handle(request).await {
                 Outcome::Response(response) => return Ok(response),
-                Outcome::Hold(held) => held,
+                Outcome::Hold(hold) => hold,
             };
-            match self.hold(held).await {
+            match self.hold(hold).await {
                 Ok(response) => return Ok(response),
                 Err(again) => request = *again,
             }

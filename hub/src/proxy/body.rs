@@ -123,14 +123,14 @@ impl Content {
 
     fn poll(
         &mut self,
-        context: &mut Context<'_>,
+        waker: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(piece) = self.kept.get(self.sent) {
             self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
         }
         while let Some(source) = &mut self.source {
-            match Pin::new(&mut *source).poll_frame(context) {
+            match Pin::new(&mut *source).poll_frame(waker) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else {
                         continue;
@@ -211,10 +211,10 @@ impl Body for OriginBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        waker: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.content {
-            Some(content) => content.poll(context),
+            Some(content) => content.poll(waker),
             None => Poll::Ready(None),
         }
     }
@@ -226,7 +226,7 @@ impl Body for OriginBody {
     fn size_hint(&self) -> SizeHint {
         self.content
             .as_ref()
-            .map_or(SizeHint::with_exact(0), Content::size_hint)
+            .map_or_else(|| SizeHint::with_exact(0), Content::size_hint)
     }
 }
 

@@ -145,7 +145,7 @@ impl Proxy {
         match instruct.hold {
             Some(HoldMode::Response) => {
                 asked.take_body().await;
-                let hold = wait(answer, instruct, links, asked);
+                let hold = wait(answer, &instruct, links, asked);
                 Ok(Outcome::Hold(Box::new(hold)))
             }
             Some(HoldMode::Stream) if can_stream => {
@@ -155,7 +155,7 @@ impl Proxy {
                     AfterStart::Body(AfterBody::Items)
                 };
                 Ok(Outcome::Hold(Box::new(stream(
-                    answer, instruct, links, asked, then, rest,
+                    answer, &instruct, links, &asked, then, rest,
                 ))))
             }
             None if can_stream && links.next.is_some() => {
@@ -165,7 +165,7 @@ impl Proxy {
                     AfterStart::Body(AfterBody::Link)
                 };
                 Ok(Outcome::Hold(Box::new(stream(
-                    answer, instruct, links, asked, then, rest,
+                    answer, &instruct, links, &asked, then, rest,
                 ))))
             }
             _ => Ok(Outcome::Response(at_once(
@@ -300,9 +300,9 @@ pub(crate) fn respond(
     response
 }
 
-fn wait(answer: Answer, instruct: Instruct, links: Links, asked: Asked) -> Held {
+fn wait(answer: Answer, instruct: &Instruct, links: Links, asked: Asked) -> Held {
     let slots = slots(&instruct.channels, &asked);
-    let session = session(&instruct, links, &slots, &asked, AfterStart::Items);
+    let session = session(instruct, links, &slots, &asked, AfterStart::Items);
     let is_http2 = asked.version == Version::HTTP_2;
     let reply = if is_http2 {
         Reply::Http2(match asked.original.body {
@@ -338,9 +338,9 @@ fn wait(answer: Answer, instruct: Instruct, links: Links, asked: Asked) -> Held 
 
 fn stream(
     mut answer: Answer,
-    instruct: Instruct,
+    instruct: &Instruct,
     links: Links,
-    asked: Asked,
+    asked: &Asked,
     then: AfterStart,
     rest: Option<Incoming>,
 ) -> Held {
@@ -359,12 +359,9 @@ fn stream(
         None => std::mem::take(&mut answer.body),
         Some(wire) => answer.encode_stream_start(asked.version, wire, after.persistence()),
     };
-    let channels: &[Channel] = match instruct.hold {
-        Some(_) => &instruct.channels,
-        None => &[],
-    };
+    // Channels without a hold are those of the link's answer, not of this one.
     let slots = match instruct.hold {
-        Some(_) => slots(channels, &asked),
+        Some(_) => slots(&instruct.channels, asked),
         None => Vec::new(),
     };
     Held {
@@ -378,7 +375,7 @@ fn stream(
                     .map(|keep_alive| KeepAliveRule::new(keep_alive, framing)),
                 then,
             },
-            session: session(&instruct, links, &slots, &asked, then),
+            session: session(instruct, links, &slots, asked, then),
             slots,
             after,
         },

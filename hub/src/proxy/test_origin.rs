@@ -14,8 +14,8 @@ use crate::routes::Route;
 /// `channel` parameters.
 pub(super) fn answer(route: &Route, question: &Question) -> Origin {
     let path = route.test_path(&question.path);
-    let resource = path.path().strip_suffix('/').unwrap_or(path.path());
-    match resource {
+    let whole = path.path();
+    match whole.strip_suffix('/').unwrap_or(whole) {
         "" => plain(StatusCode::OK, "Hello from the Gripline test handler!\n"),
         "/response" => hold("response", path.query(), "nothing for now\n"),
         "/stream" => hold("stream", path.query(), "[stream opened]\n"),

@@ -288,7 +288,7 @@ impl Shard {
             }
             Handover::Http2Stream { pipe, held } => {
                 let key = self.open(*held, now);
-                self.pipes.insert_stream(key, pipe);
+                self.pipes.insert_stream(key, &pipe);
             }
             Handover::Http2Response { wait, held } => {
                 let key = self.open(*held, now);

@@ -252,8 +252,8 @@ impl Pipes {
         self.held.len()
     }
 
-    pub(super) fn insert_stream(&mut self, key: ConnectionKey, pipe: Rc<Pipe>) {
-        self.held.insert(key, HeldAt::Stream(Rc::clone(&pipe)));
+    pub(super) fn insert_stream(&mut self, key: ConnectionKey, pipe: &Rc<Pipe>) {
+        self.held.insert(key, HeldAt::Stream(Rc::clone(pipe)));
         pipe.lease.open(key);
     }
 
