@@ -161,7 +161,7 @@ mod tests {
     use crate::instruct::HoldMode;
     use crate::noise::Noise;
     use crate::publish::{self, HttpResponse};
-    use http::{HeaderValue, Version};
+    use http::{HeaderValue, Method, Version};
     use serde_json::json;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
