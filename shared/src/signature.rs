@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use p256::ecdsa;
 use p256::ecdsa::signature::{Signer as _, Verifier as _};
-use p256::pkcs8::DecodePrivateKey as _;
+use p256::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -161,10 +161,7 @@ impl SigningKey {
     /// # Errors
     /// [`KeyError::Curve`] if it is any other kind of key.
     pub fn es256_from_pem(pem: &str) -> Result<Self, KeyError> {
-        let secret = p256::SecretKey::from_pkcs8_pem(pem)
-            .or_else(|_| p256::SecretKey::from_sec1_pem(pem))
-            .map_err(|_| KeyError::Curve)?;
-        let key = ecdsa::SigningKey::from(&secret);
+        let key = ecdsa::SigningKey::from(&secret_from_pem(pem)?);
         let sign = move |message: &[u8]| {
             let signature: ecdsa::Signature = key.sign(message);
             signature.to_bytes().to_vec()
@@ -237,6 +234,18 @@ impl VerifyingKey {
         Ok(Self(Verifying::Es256(Box::new(key))))
     }
 
+    /// A P-256 key as PEM: the public key, or a private one, PKCS#8 or SEC 1, of which the public
+    /// half is used.
+    ///
+    /// # Errors
+    /// [`KeyError::Curve`] if it is any other kind of key.
+    pub fn es256_from_pem(pem: &str) -> Result<Self, KeyError> {
+        let public = p256::PublicKey::from_public_key_pem(pem)
+            .or_else(|_| secret_from_pem(pem).map(|secret| secret.public_key()))?;
+        let key = ecdsa::VerifyingKey::from(&public);
+        Ok(Self(Verifying::Es256(Box::new(key))))
+    }
+
     /// The one algorithm that this key accepts.
     pub fn algorithm(&self) -> Algorithm {
         match self.0 {
@@ -286,6 +295,12 @@ impl VerifyingKey {
                 .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
         }
     }
+}
+
+fn secret_from_pem(pem: &str) -> Result<p256::SecretKey, KeyError> {
+    p256::SecretKey::from_pkcs8_pem(pem)
+        .or_else(|_| p256::SecretKey::from_sec1_pem(pem))
+        .map_err(|_| KeyError::Curve)
 }
 
 fn keyed(secret: &[u8]) -> Result<Hmac<Sha256>, KeyError> {
@@ -480,6 +495,24 @@ mod tests {
         assert!(verifying.verify(&token, NOW, 0).is_ok());
         let other = VerifyingKey::es256_from_coordinates(X, Y).unwrap();
         assert_eq!(other.verify(&token, NOW, 0), Err(SignatureError::Signature));
+    }
+
+    #[test]
+    fn es256_keys_are_read_from_pem() {
+        use p256::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
+        let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+        let public = secret.public_key().to_public_key_pem(LineEnding::LF);
+        let private = secret.to_pkcs8_pem(LineEnding::LF).unwrap();
+        let signing = SigningKey::es256_from_pem(&private).unwrap();
+        let token = grip_sig(&signing, "x", NOW);
+        for pem in [public.unwrap().as_str(), &private] {
+            let verifying = VerifyingKey::es256_from_pem(pem).unwrap();
+            assert!(verifying.verify(&token, NOW, 0).is_ok(), "{pem}");
+        }
+        for pem in ["", "x", &private.replace("PRIVATE", "PUBLIC")] {
+            let error = VerifyingKey::es256_from_pem(pem).unwrap_err();
+            assert_eq!(error, KeyError::Curve, "{pem}");
+        }
     }
 
     #[test]
