@@ -29,9 +29,40 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDRESS", env = "GRIPLINE_LISTEN")]
     listen: Option<String>,
 
-    /// Address for publishers, loopback only [default: 127.0.0.1:5561]
+    /// Address for publishers, loopback only unless they are authenticated
+    /// [default: 127.0.0.1:5561]
     #[arg(long, value_name = "ADDRESS", env = "GRIPLINE_CONTROL")]
     control: Option<String>,
+
+    /// Path that publishers may write before /publish/
+    #[arg(long, value_name = "PATH", env = "GRIPLINE_CONTROL_BASE")]
+    control_base: Option<String>,
+
+    /// Key that publishers send, or sign JWTs with, in the forms of --sig-key
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "GRIPLINE_CONTROL_KEY",
+        hide_env_values = true
+    )]
+    control_key: Option<String>,
+
+    /// Issuer that publishers' JWTs must name, with --control-key [default: any]
+    #[arg(long, value_name = "NAME", env = "GRIPLINE_CONTROL_ISS")]
+    control_iss: Option<String>,
+
+    /// User that publishers send, with --control-password
+    #[arg(long, value_name = "NAME", env = "GRIPLINE_CONTROL_USER")]
+    control_user: Option<String>,
+
+    /// Password that publishers send
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        env = "GRIPLINE_CONTROL_PASSWORD",
+        hide_env_values = true
+    )]
+    control_password: Option<String>,
 
     /// Where requests go: the edge or an application [default: http://127.0.0.1:8080]
     #[arg(long, value_name = "URL", env = "GRIPLINE_ORIGIN")]
@@ -126,6 +157,15 @@ impl Arguments {
         let flags = [
             ("listen", "listen", &self.listen),
             ("control", "control", &self.control),
+            ("control_base", "control-base", &self.control_base),
+            ("control_auth.key", "control-key", &self.control_key),
+            ("control_auth.iss", "control-iss", &self.control_iss),
+            ("control_auth.user", "control-user", &self.control_user),
+            (
+                "control_auth.password",
+                "control-password",
+                &self.control_password,
+            ),
             ("origin", "origin", &self.origin),
             ("routes_file", "routes", &self.routes),
             ("drain", "drain", &self.drain),
@@ -168,11 +208,26 @@ impl Arguments {
         };
         override_with(&mut raw.listen, &self.listen);
         override_with(&mut raw.control, &self.control);
+        override_with(&mut raw.control_base, &self.control_base);
         override_with(&mut raw.origin, &self.origin);
         override_with(&mut raw.routes_file, &self.routes.as_deref().map(absolute));
         override_with(&mut raw.drain, &self.drain);
         override_with(&mut raw.grip.sig_key, &self.sig_key);
         override_with(&mut raw.grip.sig_iss, &self.sig_iss);
+        let auth = [
+            &self.control_key,
+            &self.control_iss,
+            &self.control_user,
+            &self.control_password,
+        ];
+        if auth.iter().any(|setting| setting.is_some()) {
+            let [key, iss, user, password] = auth;
+            let auth = raw.control_auth.get_or_insert_default();
+            override_with(&mut auth.key, key);
+            override_with(&mut auth.iss, iss);
+            override_with(&mut auth.user, user);
+            override_with(&mut auth.password, password);
+        }
         if self.purge_edge.is_some() || self.purge_key.is_some() {
             let purge = raw.purge.get_or_insert_default();
             override_with(&mut purge.edge, &self.purge_edge);
@@ -211,6 +266,18 @@ mod tests {
         check_mistake(
             &["--purge-edge", "http://a"],
             "purge.key: is missing; give the edge's purge-key",
+        );
+        check_mistake(
+            &["--control", "[::]:0"],
+            "--control or GRIPLINE_CONTROL: \"[::]:0\" is not a loopback address",
+        );
+        check_mistake(
+            &["--control", "[::]:0", "--control-key", "base64:$"],
+            "--control-key or GRIPLINE_CONTROL_KEY: the text after base64: is not base64",
+        );
+        check_mistake(
+            &["--control-user", "x"],
+            "control_auth.password: is missing; give it with the user",
         );
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hub.toml");

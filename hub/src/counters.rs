@@ -118,6 +118,8 @@ counters! {
     control_refused: "gripline_control_refused_total", "counter";
     /// Publish requests that were refused for their body.
     publish_errors: "gripline_publish_errors_total", "counter";
+    /// Requests of publishers that did not prove who they are.
+    publish_unauthorized: "gripline_publish_unauthorized_total", "counter";
     /// Items accepted for publishing.
     published_items: "gripline_published_items_total", "counter";
     /// Channels purged at the edge.

@@ -1,8 +1,10 @@
 //! Keys in all forms that a configuration may give them.
 
+use std::fmt;
 use std::path::Path;
 
 use grip::signature::{self, Algorithm, KeyError, SigningKey, VerifyingKey};
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::PemObject as _;
@@ -23,6 +25,46 @@ pub(crate) enum KeyTextError {
     /// A PEM key where only a shared secret will do.
     #[error("{0} is a PEM key; a shared secret is needed")]
     NotShared(String),
+    /// A PEM key that tokens cannot be verified with.
+    #[error("{0} is no P-256 key; give that, public or private, or a shared secret")]
+    NotVerifying(String),
+}
+
+/// A text that somebody has to know. Neither shows it nor keeps it: what is kept is only good for
+/// comparing.
+#[derive(Clone)]
+pub struct Secret {
+    key: hmac::Key,
+    tag: hmac::Tag,
+}
+
+impl Secret {
+    pub(super) fn new(text: &[u8]) -> Self {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .expect("the operating system has randomness");
+        let tag = hmac::sign(&key, text);
+        Self { key, tag }
+    }
+
+    /// Whether this is the text. Takes the same time wherever the first difference is.
+    pub(crate) fn is(&self, text: &[u8]) -> bool {
+        hmac::verify(&self.key, text, self.tag.as_ref()).is_ok()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What a publisher may prove to have.
+#[derive(Debug)]
+pub(super) struct PublisherKey {
+    /// Verifies its tokens.
+    pub(super) tokens: VerifyingKey,
+    /// The key as it may be sent itself; of a key pair, nothing.
+    pub(super) literal: Vec<Secret>,
 }
 
 /// A key that nobody else knows.
@@ -58,6 +100,29 @@ pub(crate) fn shared_secret(text: &str, directory: &Path) -> Result<SigningKey, 
     match File::named_by(text, directory)? {
         Some(file) if file.is_pem() => Err(KeyTextError::NotShared(file.path)),
         _ => signing_key(text, directory),
+    }
+}
+
+/// The key that publishers have; a file may also hold a P-256 key that only verifies.
+pub(super) fn publisher_key(text: &str, directory: &Path) -> Result<PublisherKey, KeyTextError> {
+    match File::named_by(text, directory)? {
+        None => PublisherKey::shared(text, &signature::secret_from_text(text)?),
+        Some(file) if file.is_pem() => Ok(PublisherKey {
+            tokens: VerifyingKey::es256_from_pem(&file.content)
+                .map_err(|_| KeyTextError::NotVerifying(file.path))?,
+            literal: Vec::new(),
+        }),
+        Some(file) => PublisherKey::shared(&file.content, &file.hex()?),
+    }
+}
+
+impl PublisherKey {
+    /// Some libraries send the key as it is configured with them, others what it stands for.
+    fn shared(text: &str, secret: &[u8]) -> Result<Self, KeyTextError> {
+        Ok(Self {
+            tokens: VerifyingKey::hs256(secret)?,
+            literal: vec![Secret::new(text.as_bytes()), Secret::new(secret)],
+        })
     }
 }
 
@@ -209,6 +274,45 @@ mod tests {
             "{error}"
         );
         assert!(shared_secret("base64:AAH/", &directory).is_ok());
+    }
+
+    /// Which of these texts a publisher with this key may send as they are.
+    #[track_caller]
+    fn check_literal(key: &str, texts: &[&[u8]]) {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("hex"), "4142\n").unwrap();
+        let key = publisher_key(key, directory.path()).unwrap();
+        for text in [b"AB".as_slice(), b"base64:QUI=", b"file:hex", b"4142", b""] {
+            let is_literal = key.literal.iter().any(|secret| secret.is(text));
+            assert_eq!(is_literal, texts.contains(&text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_shared_key_may_be_sent_as_it_is_but_not_the_name_of_its_file() {
+        check_literal("AB", &[b"AB"]);
+        check_literal("base64:QUI=", &[b"AB", b"base64:QUI="]);
+        check_literal("file:hex", &[b"AB", b"4142"]);
+    }
+
+    #[test]
+    fn a_p256_key_verifies_and_is_no_secret() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let now = UnixTime(0);
+        let signing = signing_key("file:ec_pkcs8.pem", &directory).unwrap();
+        let token = grip_sig(&signing, "x", now);
+        for name in ["file:ec_public.pem", "file:ec_sec1.pem"] {
+            let key = publisher_key(name, &directory).unwrap();
+            assert!(key.tokens.verify(&token, now, 0).is_ok(), "{name}");
+            assert!(key.literal.is_empty(), "{name}");
+        }
+        let error = publisher_key("file:rsa_pkcs8.pem", &directory).unwrap_err();
+        assert!(error.to_string().contains("is no P-256 key"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_does_not_show() {
+        assert_eq!(format!("{:?}", Secret::new(b"changeme")), "Secret");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! [`RawConfig::check`] reports every mistake at once. Whoever holds a [`Config`] checks nothing.
 
+mod control_auth;
 mod http_address;
 pub(crate) mod keys;
 mod origin_tls;
@@ -18,9 +19,13 @@ use http::header::HeaderName;
 
 use crate::routes::{self, ReadError, Routes};
 
+pub use control_auth::{ControlAuth, Tokens};
 pub use http_address::{HttpAddress, HttpAddressError};
+pub use keys::Secret;
 pub use origin_tls::OriginTls;
-pub use raw::{RawConfig, RawForwarded, RawGrip, RawLimits, RawOriginTls, RawPurge};
+pub use raw::{
+    RawConfig, RawControlAuth, RawForwarded, RawGrip, RawLimits, RawOriginTls, RawPurge,
+};
 
 /// `hub.toml` with every setting, its default and its meaning; `--print-config` shows it.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
@@ -32,6 +37,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where publishers connect.
     pub control: SocketAddr,
+    /// What publishers' paths may begin with: empty, or a path without a slash at its end.
+    pub control_base: String,
+    /// What publishers have to prove, if anything.
+    pub control_auth: Option<ControlAuth>,
     /// Where requests go.
     pub origin: HttpAddress,
     /// Which targets requests go to.
@@ -224,11 +233,19 @@ impl Checker<'_> {
     /// `None` if anything is wrong; every part is checked before that is known.
     fn config(&mut self, raw: &RawConfig) -> Option<Config> {
         let listen = self.address("listen", raw.listen.as_deref().unwrap_or("127.0.0.1:7999"));
-        let control = self.control(raw.control.as_deref().unwrap_or("127.0.0.1:5561"));
+        let control = self.control(
+            raw.control.as_deref().unwrap_or("127.0.0.1:5561"),
+            raw.control_auth.as_ref(),
+        );
+        let control_base = self.control_base(raw.control_base.as_deref().unwrap_or(""));
         let origin = raw.origin.as_deref().unwrap_or("http://127.0.0.1:8080");
         let origin = self.http_address("origin", origin);
         let routes = self.routes(raw, origin.as_ref());
         let drain = self.duration("drain", raw.drain.as_deref().unwrap_or("5s"));
+        let control_auth = raw
+            .control_auth
+            .as_ref()
+            .map(|auth| self.control_auth(auth));
         let signature = self.signature(&raw.grip);
         let origin_tls = self.origin_tls(&raw.origin_tls);
         let forwarded = &raw.forwarded;
@@ -246,6 +263,8 @@ impl Checker<'_> {
         Some(Config {
             listen: listen?,
             control: control?,
+            control_base: control_base?,
+            control_auth,
             routes: Arc::new(routes?),
             routes_file: raw.routes_file.as_ref().map(|it| self.directory.join(it)),
             origin: origin?,
@@ -298,14 +317,14 @@ impl Checker<'_> {
         }
     }
 
-    fn control(&mut self, value: &str) -> Option<SocketAddr> {
+    fn control(&mut self, value: &str, auth: Option<&RawControlAuth>) -> Option<SocketAddr> {
         let address = self.address("control", value)?;
-        if address.ip().is_loopback() {
+        if address.ip().is_loopback() || auth.is_some() {
             return Some(address);
         }
         self.mistake(
             "control",
-            format_args!("{value:?} is not a loopback address; anybody who reaches it could publish, so only 127.0.0.0/8 and [::1] are allowed"),
+            format_args!("{value:?} is not a loopback address; anybody who reaches it could publish, so give one of 127.0.0.0/8 or [::1], or configure control_auth"),
         )
     }
 
@@ -570,7 +589,7 @@ mod tests {
         };
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
         let config = raw.check(&directory).unwrap();
-        assert!(config.purge.is_some());
+        assert!(config.purge.is_some() && config.control_auth.is_some());
         assert_eq!(config.routes.all().len(), 1);
     }
 
@@ -582,7 +601,12 @@ mod tests {
         );
         check_mistake(
             "control = \"0.0.0.0:5561\"",
-            "control: \"0.0.0.0:5561\" is not a loopback address",
+            "control: \"0.0.0.0:5561\" is not a loopback address; anybody who reaches it could publish, so give one of 127.0.0.0/8 or [::1], or configure control_auth",
+        );
+        check_mistake("control_base = \"x\"", "control_base: \"x\" is no path");
+        check_mistake(
+            "control_base = \"/a?b\"",
+            "control_base: \"/a?b\" is no path; give one such as /service/x",
         );
         check_mistake(
             "origin = \"ftp://a\"",
@@ -618,6 +642,46 @@ mod tests {
             "purge.edge: \"https://a/b\" has a path; give http://HOST[:PORT] or https://",
         );
         check_mistake("[purge]", "purge.key: is missing");
+    }
+
+    #[track_caller]
+    fn check_auth_mistake(settings: &str, expected: &str) {
+        check_mistake(
+            &format!("[control_auth]\n{settings}"),
+            &format!("control_auth.{expected}"),
+        );
+    }
+
+    #[test]
+    fn publishers_keys_and_passwords_must_be_usable() {
+        check_auth_mistake("", "key: is missing; give it, or user and password");
+        check_auth_mistake("key = \"\"", "key: the key is empty");
+        check_auth_mistake("key = \"file:none\"", "key: cannot read ./none");
+        check_auth_mistake("iss = \"x\"", "iss: needs control_auth.key");
+        check_auth_mistake("key = \"x\"\niss = \"\"", "iss: is empty");
+        check_auth_mistake("user = \"x\"", "password: is missing");
+        check_auth_mistake("password = \"x\"", "user: is missing");
+        check_auth_mistake("user = \"x\"\npassword = \"\"", "password: is empty");
+        check_auth_mistake(
+            "user = \"x:y\"\npassword = \"z\"",
+            "user: \"x:y\" has a colon",
+        );
+    }
+
+    #[test]
+    fn with_authentication_publishers_may_come_from_anywhere() {
+        let config = check("control = \"0.0.0.0:5561\"\n[control_auth]\nkey = \"secret\"").unwrap();
+        assert!(!config.control.ip().is_loopback());
+        let printed = format!("{config:?}");
+        assert!(!printed.contains("secret"), "{printed}");
+    }
+
+    #[test]
+    fn a_base_path_has_no_slash_at_its_end() {
+        for (value, expected) in [("", ""), ("/", ""), ("/a", "/a"), ("/a/b/", "/a/b")] {
+            let config = check(&format!("control_base = \"{value}\"")).unwrap();
+            assert_eq!(config.control_base, expected, "{value}");
+        }
     }
 
     #[test]

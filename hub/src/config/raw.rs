@@ -12,6 +12,8 @@ pub struct RawConfig {
     pub listen: Option<String>,
     /// Address for publishers.
     pub control: Option<String>,
+    /// Path that publishers' paths may begin with.
+    pub control_base: Option<String>,
     /// Where requests go.
     pub origin: Option<String>,
     /// File that says where requests go, in place of `origin`.
@@ -33,6 +35,8 @@ pub struct RawConfig {
     pub cdn_loop: Option<String>,
     /// Headers that routes with `orig_headers` do not copy.
     pub orig_headers_need_mark: Option<Vec<String>>,
+    /// What publishers have to prove, if anything.
+    pub control_auth: Option<RawControlAuth>,
     /// How requests to the origin are signed.
     #[serde(default)]
     pub grip: RawGrip,
@@ -47,6 +51,20 @@ pub struct RawConfig {
     pub limits: RawLimits,
     /// The edge to purge, if any.
     pub purge: Option<RawPurge>,
+}
+
+/// `[control_auth]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawControlAuth {
+    /// Key of tokens, which may also be sent itself.
+    pub key: Option<String>,
+    /// Issuer that tokens must name.
+    pub iss: Option<String>,
+    /// User for `Authorization: Basic`.
+    pub user: Option<String>,
+    /// The password that goes with it.
+    pub password: Option<String>,
 }
 
 /// `[grip]`.

@@ -1,31 +1,43 @@
 //! The control plane: publishers, scrapes and health checks, on a thread and runtime of its own.
 //!
 //! It may be slow, stuck or down; delivery goes on. [`Control::serve`] is the way in.
-//! Authentication of publishers belongs in a file beside `accept`.
 
 mod accept;
+mod auth;
+mod resource;
 
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING};
+use http::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use warp::Filter as _;
+use warp::path::FullPath;
 
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::life::{Life, draining};
+use crate::proxy::unix_now;
 use crate::purge::Publisher;
 use accept::ReplyType;
+use auth::Unauthorized;
+use resource::Resource;
 
 /// Bytes in a publisher's request head.
 const MAX_HEAD_BYTES: usize = 10_000;
 /// How many times the limit of a body is read, and thrown away, before its sender is cut off. Who
 /// is still sending would not read the answer.
 const DISCARD_FACTOR: usize = 16;
+/// How long the body of a refused request is read.
+const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// What the control port serves.
 #[derive(Debug, Clone)]
@@ -38,16 +50,22 @@ pub(crate) struct Control {
     pub(crate) publisher: Publisher,
 }
 
+/// What comes before a request's body.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    path: FullPath,
+    query: String,
+    headers: HeaderMap,
+}
+
 /// Why a request to the control port is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
     #[error("Not Found")]
     NotFound,
     #[error("Method not allowed: {found}.")]
-    Method {
-        found: Method,
-        allowed: &'static str,
-    },
+    Method { found: Method, allowed: Method },
     #[error("Request header too large.")]
     HeadTooLarge,
     #[error("Request requires Content-Length.")]
@@ -58,6 +76,11 @@ enum Refusal {
     BodyBrokeOff,
     #[error("Not Acceptable. Supported formats are text/plain and application/json.")]
     NotAcceptable,
+    #[error("{reason}")]
+    Unauthorized {
+        reason: Unauthorized,
+        challenges: Vec<HeaderValue>,
+    },
     #[error("{0}")]
     Publish(#[from] grip::publish::PublishError),
 }
@@ -69,16 +92,27 @@ impl Refusal {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
-            _ => StatusCode::BAD_REQUEST,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::HeadTooLarge | Self::BodyTooLarge | Self::BodyBrokeOff | Self::Publish(_) => {
+                StatusCode::BAD_REQUEST
+            }
         }
     }
 
-    fn response(&self) -> Response<String> {
+    fn response(self) -> Response<String> {
         let mut response = reply(self.status(), "text/plain", format!("{self}\n"));
-        if let Self::Method { allowed, .. } = self {
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static(allowed));
+        let headers = response.headers_mut();
+        match self {
+            Self::Method { allowed, .. } => {
+                let allowed = HeaderValue::from_str(allowed.as_str());
+                headers.insert(ALLOW, allowed.expect("a method is a token"));
+            }
+            Self::Unauthorized { challenges, .. } => {
+                for challenge in challenges {
+                    headers.append(WWW_AUTHENTICATE, challenge);
+                }
+            }
+            _ => {}
         }
         response
     }
@@ -87,14 +121,20 @@ impl Refusal {
 impl Control {
     /// Serves until the hub drains and the requests under way are answered.
     pub(crate) async fn serve(self, listener: TcpListener, mut life: watch::Receiver<Life>) {
-        let filter = warp::method()
+        let head = warp::method()
             .and(warp::path::full())
+            .and(query())
             .and(warp::header::headers_cloned())
-            .and(warp::body::stream())
-            .then(move |method, path: warp::path::FullPath, headers, body| {
-                let control = self.clone();
-                async move { control.respond(method, path.as_str(), &headers, body).await }
+            .map(|method, path, query, headers| Head {
+                method,
+                path,
+                query,
+                headers,
             });
+        let filter = head.and(warp::body::stream()).then(move |head, body| {
+            let control = self.clone();
+            async move { control.respond(&head, body).await }
+        });
         warp::serve(filter)
             .incoming(listener)
             .graceful(async move { draining(&mut life).await })
@@ -104,62 +144,66 @@ impl Control {
 
     async fn respond(
         &self,
-        method: Method,
-        path: &str,
-        headers: &HeaderMap,
+        head: &Head,
         body: impl Stream<Item = Result<impl Buf, warp::Error>>,
     ) -> Response<String> {
         self.counters.control_requests.increment();
-        match self.route(method, path, headers, body).await {
-            Ok(response) => response,
-            Err(refusal) => {
-                match refusal {
-                    Refusal::Publish(_) => self.counters.publish_errors.increment(),
-                    _ => self.counters.control_refused.increment(),
-                }
-                tracing::info!(path, %refusal, "control request refused");
-                refusal.response()
-            }
+        let mut body = pin!(body);
+        let refusal = match self.route(head, body.as_mut()).await {
+            Ok(response) => return response,
+            Err(refusal) => refusal,
+        };
+        match refusal {
+            Refusal::Publish(_) => self.counters.publish_errors.increment(),
+            Refusal::Unauthorized { .. } => self.counters.publish_unauthorized.increment(),
+            _ => self.counters.control_refused.increment(),
         }
+        tracing::info!(path = head.path.as_str(), %refusal, "control request refused");
+        discard(body, self.config.limits.publish_bytes).await;
+        refusal.response()
     }
 
     async fn route(
         &self,
-        method: Method,
-        path: &str,
-        headers: &HeaderMap,
-        body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+        head: &Head,
+        body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
     ) -> Result<Response<String>, Refusal> {
-        check_head(path, headers)?;
-        match path.strip_suffix('/').unwrap_or(path) {
-            "" => Ok(text("Pushpin API\n")),
-            "/publish" => {
-                allow(&method, &Method::POST, "POST")?;
-                self.publish(headers, body).await
-            }
-            "/recover" => {
-                allow(&method, &Method::POST, "POST")?;
-                self.recover(headers, body).await
-            }
-            "/metrics" => {
-                allow(&method, &Method::GET, "GET")?;
+        check_size(head)?;
+        check_length(head, self.config.limits.publish_bytes)?;
+        let resource = Resource::find(&self.config.control_base, head.path.as_str(), &head.query)
+            .ok_or(Refusal::NotFound)?;
+        check_method(resource, &head.method)?;
+        if resource.is_protected() {
+            self.authenticate(&head.headers)?;
+        }
+        match resource {
+            Resource::Root => Ok(text("Pushpin API\n")),
+            Resource::Publish => self.publish(&head.headers, body).await,
+            Resource::Recover => self.recover(&head.headers, body).await,
+            Resource::Metrics => {
                 let text = Counters::render(self.all_counters.iter().map(AsRef::as_ref));
                 Ok(reply(StatusCode::OK, "text/plain; version=0.0.4", text))
             }
-            "/health" => {
-                allow(&method, &Method::GET, "GET")?;
-                Ok(text("OK\n"))
-            }
-            _ => Err(Refusal::NotFound),
+            Resource::Health => Ok(text("OK\n")),
         }
+    }
+
+    fn authenticate(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(auth) = &self.config.control_auth else {
+            return Ok(());
+        };
+        auth.admit(headers, unix_now())
+            .map_err(|reason| Refusal::Unauthorized {
+                reason,
+                challenges: auth.challenges().collect(),
+            })
     }
 
     async fn publish(
         &self,
         headers: &HeaderMap,
-        body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+        body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
     ) -> Result<Response<String>, Refusal> {
-        check_length(headers)?;
         let body = complete(body, self.config.limits.publish_bytes).await?;
         let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
         let items = grip::publish::parse(&body, &self.config.limits.grip)?;
@@ -177,9 +221,8 @@ impl Control {
     async fn recover(
         &self,
         headers: &HeaderMap,
-        body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+        body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
     ) -> Result<Response<String>, Refusal> {
-        check_length(headers)?;
         complete(body, self.config.limits.publish_bytes).await?;
         let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
         self.publisher.recover().await;
@@ -190,56 +233,86 @@ impl Control {
     }
 }
 
-fn allow(method: &Method, allowed: &Method, name: &'static str) -> Result<(), Refusal> {
-    if method == allowed {
-        return Ok(());
-    }
-    Err(Refusal::Method {
-        found: method.clone(),
-        allowed: name,
-    })
+/// The query; empty if there is none.
+fn query() -> impl warp::Filter<Extract = (String,), Error = Infallible> + Clone {
+    warp::query::raw().or_else(|_| async { Ok::<_, Infallible>((String::new(),)) })
 }
 
-fn check_head(path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_size(head: &Head) -> Result<(), Refusal> {
     const COLON_AND_LINE_END: usize = 4;
-    let fields = headers
+    let target = head.path.as_str().len() + head.query.len();
+    let fields = head
+        .headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + COLON_AND_LINE_END);
-    if path.len() + fields.sum::<usize>() > MAX_HEAD_BYTES {
+    if target + fields.sum::<usize>() > MAX_HEAD_BYTES {
         return Err(Refusal::HeadTooLarge);
     }
     Ok(())
 }
 
-fn check_length(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING) {
-        Ok(())
-    } else {
-        Err(Refusal::LengthRequired)
+/// Whether there is a body is asked of every method that may have one, before anything else.
+fn check_length(head: &Head, limit: usize) -> Result<(), Refusal> {
+    let announced = head.headers.get(CONTENT_LENGTH);
+    let has_length = announced.is_some() || head.headers.contains_key(TRANSFER_ENCODING);
+    let needs_length =
+        ![Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS].contains(&head.method);
+    if needs_length && !has_length {
+        return Err(Refusal::LengthRequired);
+    }
+    // hyper lets nothing but numbers through; one that is no usize is larger than any limit.
+    let is_over = |value: &HeaderValue| {
+        let length = value.to_str().ok().and_then(|value| value.parse().ok());
+        length.is_none_or(|length: usize| length > limit)
+    };
+    if announced.is_some_and(is_over) {
+        return Err(Refusal::BodyTooLarge);
+    }
+    Ok(())
+}
+
+fn check_method(resource: Resource, method: &Method) -> Result<(), Refusal> {
+    match resource.method() {
+        Some(allowed) if allowed != method => Err(Refusal::Method {
+            found: method.clone(),
+            allowed,
+        }),
+        _ => Ok(()),
     }
 }
 
 /// The whole body, if it is not over the limit.
 async fn complete(
-    body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+    mut body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
     limit: usize,
 ) -> Result<Bytes, Refusal> {
-    let mut body = std::pin::pin!(body);
     let mut complete = BytesMut::new();
-    let mut length = 0;
     while let Some(part) = body.next().await {
         let part = part.map_err(|_| Refusal::BodyBrokeOff)?;
-        length += part.remaining();
-        if length <= limit {
-            bytes::BufMut::put(&mut complete, part);
-        } else if length > limit.saturating_mul(DISCARD_FACTOR) {
-            break;
+        if complete.len() + part.remaining() > limit {
+            return Err(Refusal::BodyTooLarge);
         }
-    }
-    if length > limit {
-        return Err(Refusal::BodyTooLarge);
+        bytes::BufMut::put(&mut complete, part);
     }
     Ok(complete.freeze())
+}
+
+/// Reads what is left of a body, so that its sender comes to read the answer.
+async fn discard(
+    mut body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
+    limit: usize,
+) {
+    let read = async {
+        let mut left = limit.saturating_mul(DISCARD_FACTOR);
+        while let Some(Ok(part)) = body.next().await {
+            match left.checked_sub(part.remaining()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Whoever takes longer has had its chance.
+    let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
 fn text(text: &str) -> Response<String> {
