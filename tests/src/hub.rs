@@ -82,7 +82,12 @@ impl Hub {
 
     /// Sends a publish request with this body.
     pub async fn try_publish(&self, body: &str) -> Response {
-        client::request(self.control, "POST", "/publish/", &[], body).await
+        self.post("/publish/", &[], body).await
+    }
+
+    /// Sends a `POST` to the control port.
+    pub async fn post(&self, target: &str, fields: &[&str], body: &str) -> Response {
+        client::request(self.control, "POST", target, fields, body).await
     }
 
     /// The value of a metric.

@@ -1,17 +1,27 @@
 //! `POST /publish/` and its neighbours on the control port.
 
-use e2e::client::{self, Client};
-use e2e::hub::Hub;
+use e2e::client::{self, Client, Response};
+use e2e::edge::PURGE_KEY;
+use e2e::hub::{Hub, config};
 use e2e::origin::{Answer, Origin};
+use e2e::{now, within};
+use grip::signature::{SigningKey, grip_sig};
+use gripline_hub::config::{RawConfig, RawControlAuth, RawPurge};
 use serde_json::{Value, json};
 
 const PUBLISHED: &str = "gripline_published_items_total";
 
 async fn start() -> (Origin, Hub) {
+    start_with(|_| {}).await
+}
+
+async fn start_with(change: impl FnOnce(&mut RawConfig)) -> (Origin, Hub) {
     let origin = Origin::start().await;
     let fields = ["Grip-Hold: stream", "Grip-Channel: updates"];
     origin.serve("/stream", Answer::ok(&fields, "hi\n"));
-    let hub = Hub::start(&origin.url());
+    let mut config = config(&origin.url());
+    change(&mut config);
+    let hub = Hub::start_with(&config);
     (origin, hub)
 }
 
@@ -313,6 +323,8 @@ async fn the_reply_is_in_the_form_that_was_asked_for() {
     );
 }
 
+const NO_LENGTH: &str = "Request requires Content-Length.\n";
+
 #[tokio::test]
 async fn paths_and_methods_are_checked() {
     let (_origin, hub) = start().await;
@@ -322,19 +334,29 @@ async fn paths_and_methods_are_checked() {
         ("POST", "/", "x", 200, "Pushpin API\n"),
         ("POST", "/publish", empty, 200, "Published\n"),
         ("POST", "/publish/?x=1", empty, 200, "Published\n"),
+        ("POST", "/?x=1/publish/", empty, 200, "Published\n"),
+        ("POST", "/recover", "x", 200, "Updated\n"),
+        ("POST", "/recover/?x=1", "x", 200, "Updated\n"),
         ("GET", "/health", "", 200, "OK\n"),
         ("GET", "/publish/", "", 405, "Method not allowed: GET.\n"),
         ("PUT", "/publish/", empty, 405, "Method not allowed: PUT.\n"),
+        ("GET", "/recover", "", 405, "Method not allowed: GET.\n"),
+        (
+            "DELETE",
+            "/recover/",
+            "",
+            405,
+            "Method not allowed: DELETE.\n",
+        ),
         ("GET", "/nothing", "", 404, "Not Found\n"),
+        ("POST", "/service/x/publish/", empty, 404, "Not Found\n"),
         ("POST", "/publish/more", empty, 404, "Not Found\n"),
         ("POST", "/publish//", empty, 404, "Not Found\n"),
-        (
-            "POST",
-            "/publish/",
-            "",
-            411,
-            "Request requires Content-Length.\n",
-        ),
+        ("POST", "/publish/", "", 411, NO_LENGTH),
+        ("POST", "/recover", "", 411, NO_LENGTH),
+        ("PUT", "/publish", "", 411, NO_LENGTH),
+        ("POST", "/nothing", "", 411, NO_LENGTH),
+        ("POST", "/", "", 411, NO_LENGTH),
     ] {
         let response = client::request(hub.control(), method, target, &[], body).await;
         let found = (response.status(), response.text());
@@ -343,7 +365,7 @@ async fn paths_and_methods_are_checked() {
             assert_eq!(response.field("Allow"), Some("POST"));
         }
     }
-    assert_eq!(hub.metric("gripline_control_refused_total").await, 6);
+    assert_eq!(hub.metric("gripline_control_refused_total").await, 13);
 }
 
 #[tokio::test]
@@ -386,4 +408,236 @@ async fn an_old_publisher_may_speak_http_1_0() {
     publisher.response().await.check(200, "Published\n");
     publisher.is_closed_by_server().await;
     client.receives("1\n").await;
+}
+
+#[tokio::test]
+async fn a_refused_publisher_gets_to_read_why() {
+    let (_origin, hub) = start().await;
+    let body = " ".repeat(1_000_001);
+    for target in ["/publish/", "/recover", "/nothing", "/"] {
+        let response = hub.post(target, &[], &body).await;
+        response.check(400, "Request body too large.\n");
+    }
+    let chunked = format!(
+        "POST /publish/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    let mut publisher = Client::connect(hub.control()).await;
+    publisher.send(chunked).await;
+    let response = publisher.response().await;
+    response.check(400, "Request body too large.\n");
+    publisher
+        .request("PUT", "/publish/", &[], &" ".repeat(1_000_000))
+        .await;
+    let response = publisher.response().await;
+    response.check(405, "Method not allowed: PUT.\n");
+    publisher
+        .request("POST", "/publish/", &[], "{\"items\":[]}")
+        .await;
+    publisher.response().await.check(200, "Published\n");
+}
+
+#[tokio::test]
+async fn recovery_replies_in_the_form_that_was_asked_for() {
+    let (_origin, hub) = start().await;
+    let json = ["Accept: application/json"];
+    let response = hub.post("/recover/", &json, "ignored").await;
+    response.check(200, "{\"message\":\"Updated\"}\n");
+    assert_eq!(response.field("Content-Type"), Some("application/json"));
+    let response = hub.post("/recover", &["Content-Length: 0"], "").await;
+    response.check(200, "Updated\n");
+    assert_eq!(response.field("Content-Type"), Some("text/plain"));
+    let response = hub.post("/recover", &["Accept: text/html"], "x").await;
+    assert_eq!(response.status(), 406);
+}
+
+/// What the JSON reply says of one item for each of these channels.
+async fn published(hub: &Hub, channels: &[&str]) -> String {
+    let items = channels
+        .iter()
+        .map(|channel| json!({"channel": channel, "http-stream": {"content": "x\n"}}));
+    let body = json!({"items": items.collect::<Vec<_>>()}).to_string();
+    let json = ["Accept: application/json"];
+    hub.post("/publish/", &json, &body).await.text()
+}
+
+fn matched(count: usize) -> String {
+    format!("{{\"message\":\"Published\",\"matched\":{count}}}\n")
+}
+
+#[tokio::test]
+async fn a_json_reply_tells_how_many_connections_the_items_matched() {
+    let origin = Origin::start().await;
+    let fields = ["Grip-Hold: stream", "Grip-Channel: updates, others"];
+    origin.serve("/stream", Answer::ok(&fields, "hi\n"));
+    let fields = ["Grip-Hold: response", "Grip-Channel: others"];
+    origin.serve("/poll", Answer::ok(&fields, ""));
+    origin.serve("/.gripline/purge", Answer::ok(&[], "{}"));
+    let direct = config(&origin.url());
+    let mut purging = config(&origin.url());
+    purging.purge = Some(RawPurge {
+        edge: Some(origin.url()),
+        key: Some(PURGE_KEY.to_owned()),
+        ..RawPurge::default()
+    });
+    for config in [direct, purging] {
+        let hub = Hub::start_with(&config);
+        assert_eq!(published(&hub, &["updates"]).await, matched(0));
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            streams.push(held_client(&hub).await);
+        }
+        let _poll = Client::get(hub.addr(), "/poll", &[]).await;
+        hub.until_metric("gripline_held_responses", 1).await;
+        assert_eq!(published(&hub, &["updates"]).await, matched(2));
+        assert_eq!(
+            published(&hub, &["updates", "nobody", "others", "updates"]).await,
+            matched(7)
+        );
+        assert_eq!(published(&hub, &[]).await, matched(0));
+        streams.pop();
+        let left = async { while published(&hub, &["updates", "others"]).await != matched(3) {} };
+        within("the stream's end at the broker", left).await;
+    }
+}
+
+#[tokio::test]
+async fn publishers_may_write_a_base_path() {
+    let (_origin, hub) = start_with(|config| {
+        config.control_base = Some("/service/x/".to_owned());
+    })
+    .await;
+    for (target, status, text) in [
+        ("/service/x/publish/", 200, "Published\n"),
+        ("/service/x/publish", 200, "Published\n"),
+        ("/service/x/publish/?y=1", 200, "Published\n"),
+        ("/service/x?y=1/publish/", 200, "Published\n"),
+        ("/publish/", 200, "Published\n"),
+        ("/service/x/recover", 200, "Updated\n"),
+        ("/service/x", 200, "Pushpin API\n"),
+        ("/service/y/publish/", 404, "Not Found\n"),
+        ("/service/y?x=1/publish/", 404, "Not Found\n"),
+    ] {
+        let response = hub.post(target, &[], "{\"items\":[]}").await;
+        let found = (response.status(), response.text());
+        assert_eq!(found, (status, text.to_owned()), "{target}");
+    }
+    let mut client = held_client(&hub).await;
+    let item = json!({"channel": "updates", "http-stream": {"content": "odd\n"}});
+    let body = json!({"items": [item]}).to_string();
+    let response = hub.post("/service/x?y=1/publish/", &[], &body).await;
+    response.check(200, "Published\n");
+    client.receives("odd\n").await;
+}
+
+const CONTROL_KEY: &str = "control";
+
+/// A hub that wants a key, tokens of an issuer, or a user with a password.
+async fn start_with_auth() -> (Origin, Hub) {
+    start_with(|config| {
+        config.control_auth = Some(RawControlAuth {
+            key: Some(CONTROL_KEY.to_owned()),
+            iss: Some("publisher".to_owned()),
+            user: Some("user".to_owned()),
+            password: Some("pass".to_owned()),
+        });
+    })
+    .await
+}
+
+fn token(key: &str, issuer: &str) -> String {
+    let key = SigningKey::hs256(key.as_bytes()).expect("the key is not empty");
+    format!("Authorization: Bearer {}", grip_sig(&key, issuer, now()))
+}
+
+#[track_caller]
+fn check_unauthorized(response: &Response, text: &str) {
+    response.check(401, text);
+    assert_eq!(response.field("Content-Type"), Some("text/plain"));
+    let challenges = response.head.values("WWW-Authenticate");
+    let expected = ["Bearer realm=\"gripline\"", "Basic realm=\"gripline\""];
+    assert_eq!(challenges, expected);
+}
+
+#[tokio::test]
+async fn publishers_may_prove_who_they_are_in_many_forms() {
+    let (_origin, hub) = start_with_auth().await;
+    let mut client = held_client(&hub).await;
+    for (number, field) in [
+        "Authorization: Bearer control",
+        &token(CONTROL_KEY, "publisher"),
+        "Fastly-Key: control",
+        "Authorization: Basic dXNlcjpwYXNz",
+        "Authorization: Basic b'dXNlcjpwYXNz'",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let content = format!("{number}\n");
+        let item = json!({"channel": "updates", "http-stream": {"content": content}});
+        let body = json!({"items": [item]}).to_string();
+        let response = hub.post("/publish/", &[field], &body).await;
+        assert_eq!(response.text(), "Published\n", "{field}");
+        client.receives(&content).await;
+        let response = hub.post("/recover", &[field], &body).await;
+        assert_eq!(response.text(), "Updated\n", "{field}");
+    }
+    assert_eq!(hub.metric(UNAUTHORIZED).await, 0);
+}
+
+const UNAUTHORIZED: &str = "gripline_publish_unauthorized_total";
+
+#[tokio::test]
+async fn publishers_that_prove_nothing_are_turned_away() {
+    let (_origin, hub) = start_with_auth().await;
+    let mut client = held_client(&hub).await;
+    let item = json!({"channel": "updates", "http-stream": {"content": "never sent\n"}});
+    let body = json!({"items": [item]}).to_string();
+    let wrong = "Authentication failed: wrong credentials.\n";
+    let cases = [
+        ("Accept: */*", "Authentication required.\n"),
+        ("Authorization: Bearer Control", wrong),
+        ("Authorization: Bearer", wrong),
+        ("Fastly-Key: user", wrong),
+        ("Authorization: Basic b'dXNlcjpwYXN'", wrong),
+        (
+            "Authorization: Digest control",
+            "Authentication failed: this kind of Authorization is not accepted here.\n",
+        ),
+        (
+            &token("other", "publisher"),
+            "Authentication failed: the signature does not verify.\n",
+        ),
+        (
+            &token(CONTROL_KEY, "somebody"),
+            "Authentication failed: the token is not from this issuer.\n",
+        ),
+    ];
+    for (field, text) in cases {
+        for target in ["/publish/", "/recover", "/?x=1/publish/"] {
+            check_unauthorized(&hub.post(target, &[field], &body).await, text);
+        }
+    }
+    let turned_away = 3 * cases.len() as u64;
+    assert_eq!(hub.metric(UNAUTHORIZED).await, turned_away);
+    assert_eq!(hub.metric("gripline_control_refused_total").await, 0);
+    assert_eq!(hub.metric(PUBLISHED).await, 0);
+    client.is_quiet();
+}
+
+#[tokio::test]
+async fn a_big_body_does_not_hide_that_its_publisher_is_turned_away() {
+    let (_origin, hub) = start_with_auth().await;
+    let body = " ".repeat(1_000_000);
+    let response = hub.post("/publish/", &[], &body).await;
+    check_unauthorized(&response, "Authentication required.\n");
+}
+
+#[tokio::test]
+async fn scrapes_and_health_checks_need_no_authentication() {
+    let (_origin, hub) = start_with_auth().await;
+    for target in ["/", "/health", "/metrics"] {
+        let response = client::get(hub.control(), target, &[]).await;
+        assert_eq!(response.status(), 200, "{target}");
+    }
 }
