@@ -183,3 +183,30 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_keeps_the_brokers_time_and_ends_with_its_last_handle() {
+        let (sender, mut mailbox) = mpsc::channel(8);
+        let (broker, thread) = spawn(vec![sender], FirstSubscription::Update).unwrap();
+        let key = ConnectionKey {
+            index: 0,
+            generation: 1,
+        };
+        let channel = ChannelName::new("a");
+        let attachment = Attachment {
+            channel: channel.clone(),
+            prev_id: None,
+        };
+        broker.attach(ShardId(0), key, vec![attachment]);
+        let attached = mailbox.blocking_recv();
+        assert!(matches!(attached, Some(Command::Attached { .. })));
+        assert_eq!(mailbox.blocking_recv(), Some(Command::Update(channel)));
+        drop(broker);
+        assert_eq!(mailbox.blocking_recv(), None);
+        thread.join().unwrap();
+    }
+}
