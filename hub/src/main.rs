@@ -40,7 +40,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut stop = Stop::new().context("cannot listen for signals")?;
-    let (origin, is_random) = (config.origin.clone(), config.signature.is_random);
+    let is_random = config.signature.is_random;
+    let origin = match &config.routes_file {
+        Some(file) => file.display().to_string(),
+        None => config.origin.to_string(),
+    };
+    // The routes file is read again by its own watcher; without one there is nothing to do, but
+    // the signal must not end the hub.
+    let _reload = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let open_files = gripline_hub::raise_open_files();
     let hub = Hub::start(config)?;
     tracing::info!(listen = %hub.listen_addr(), control = %hub.control_addr(), %origin, open_files, "hub runs");

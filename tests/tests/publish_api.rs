@@ -452,6 +452,31 @@ async fn recovery_replies_in_the_form_that_was_asked_for() {
 }
 
 /// What the JSON reply says of one item for each of these channels.
+/// What the control port says to these bytes, after which it closes.
+async fn check_unreadable(request: &str, expected: &str) {
+    let (_origin, hub) = start().await;
+    let mut client = Client::connect(hub.control()).await;
+    client.send(request).await;
+    client.response().await.check(400, expected);
+    client.is_closed_by_server().await;
+    let refused = hub.metric("gripline_control_refused_total").await;
+    assert_eq!(refused, 1, "{request:?}");
+}
+
+#[tokio::test]
+async fn heads_that_cannot_be_read_are_refused() {
+    let unreadable = "Failed to parse request header.\n";
+    check_unreadable("nonsense\r\n\r\n", unreadable).await;
+    check_unreadable("POST /publish/ HTTP/1.1\r\nno field\r\n\r\n", unreadable).await;
+    check_unreadable(
+        "POST /publish/ HTTP/1.1\r\nContent-Length: many\r\n\r\n",
+        "Bad Content-Length.\n",
+    )
+    .await;
+    let long = format!("GET / HTTP/1.1\r\nX-Long: {}\r\n\r\n", "x".repeat(30_000));
+    check_unreadable(&long, "Request header too large.\n").await;
+}
+
 async fn published(hub: &Hub, channels: &[&str]) -> String {
     let items = channels
         .iter()

@@ -5,6 +5,7 @@
 mod accept;
 mod auth;
 mod resource;
+mod serve;
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -17,14 +18,11 @@ use http::header::{
     ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Method, Response, StatusCode};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
 use warp::Filter as _;
 use warp::path::FullPath;
 
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::life::{Life, draining};
 use crate::proxy::unix_now;
 use crate::purge::Publisher;
 use accept::ReplyType;
@@ -36,6 +34,8 @@ const MAX_HEAD_BYTES: usize = 10_000;
 /// How many times the limit of a body is read, and thrown away, before its sender is cut off. Who
 /// is still sending would not read the answer.
 const DISCARD_FACTOR: usize = 16;
+/// How long a publisher may take for a request's body.
+const BODY_TIME: Duration = Duration::from_mins(1);
 /// How long the body of a refused request is read.
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 
@@ -119,29 +119,6 @@ impl Refusal {
 }
 
 impl Control {
-    /// Serves until the hub drains and the requests under way are answered.
-    pub(crate) async fn serve(self, listener: TcpListener, mut life: watch::Receiver<Life>) {
-        let head = warp::method()
-            .and(warp::path::full())
-            .and(query())
-            .and(warp::header::headers_cloned())
-            .map(|method, path, query, headers| Head {
-                method,
-                path,
-                query,
-                headers,
-            });
-        let filter = head.and(warp::body::stream()).then(move |head, body| {
-            let control = self.clone();
-            async move { control.respond(&head, body).await }
-        });
-        warp::serve(filter)
-            .incoming(listener)
-            .graceful(async move { draining(&mut life).await })
-            .run()
-            .await;
-    }
-
     async fn respond(
         &self,
         head: &Head,
@@ -204,7 +181,7 @@ impl Control {
         headers: &HeaderMap,
         body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
     ) -> Result<Response<String>, Refusal> {
-        let body = complete(body, self.config.limits.publish_bytes).await?;
+        let body = complete_in_time(body, self.config.limits.publish_bytes).await?;
         let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
         let items = grip::publish::parse(&body, &self.config.limits.grip)?;
         self.counters.published_items.add(items.len() as u64);
@@ -223,7 +200,7 @@ impl Control {
         headers: &HeaderMap,
         body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
     ) -> Result<Response<String>, Refusal> {
-        complete(body, self.config.limits.publish_bytes).await?;
+        complete_in_time(body, self.config.limits.publish_bytes).await?;
         let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
         self.publisher.recover().await;
         Ok(match reply_type {
@@ -281,7 +258,16 @@ fn check_method(resource: Resource, method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// The whole body, if it is not over the limit.
+/// The whole body, if it is not over the limit and comes in time.
+async fn complete_in_time(
+    body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
+    limit: usize,
+) -> Result<Bytes, Refusal> {
+    tokio::time::timeout(BODY_TIME, complete(body, limit))
+        .await
+        .unwrap_or(Err(Refusal::BodyBrokeOff))
+}
+
 async fn complete(
     mut body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>,
     limit: usize,

@@ -15,8 +15,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::io::{self, ClientIo, Gate};
 use super::{Connection, HEAD_TIMEOUT, Handover};
+use crate::client_io::{self, ClientIo, Gate, Gated};
 use crate::errand::Last;
 use crate::life::draining;
 use crate::proxy::{ClientRequest, Content, Held, Outcome, Proxy, ResponseBody};
@@ -83,7 +83,7 @@ impl Connection {
         let parts = connection.into_parts();
         let (stream, unread) = parts.io.into_inner().into_parts();
         match end {
-            End::Closed => io::write_and_close(stream, b"").await,
+            End::Closed => client_io::write_and_close(stream, b"").await,
             End::Failed(error) => {
                 if gate.has_refused() || error.is_parse() {
                     refuse(stream, &error, &self.proxy).await;
@@ -120,7 +120,7 @@ async fn answer(
     gate: Rc<Gate>,
     asked: Rc<RefCell<Option<Box<Held>>>>,
     last: Vec<Last>,
-) -> Result<Response<io::Gated<ResponseBody>>, std::convert::Infallible> {
+) -> Result<Response<Gated<ResponseBody>>, std::convert::Infallible> {
     let answering = gate.begin();
     let (head, body) = request.into_parts();
     let request = ClientRequest {
@@ -149,9 +149,5 @@ async fn refuse(stream: TcpStream, error: &hyper::Error, proxy: &Proxy) {
         counters.malformed_heads.increment();
         format!("Failed to parse request: {error}\n")
     };
-    let response = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
-        text.len()
-    );
-    io::write_and_close(stream, response.as_bytes()).await;
+    client_io::refuse(stream, &text).await;
 }

@@ -16,8 +16,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::mpsc;
 
-use super::io::{ClientIo, Gate};
 use super::{Connection, Handover};
+use crate::client_io::{ClientIo, Gate};
 use crate::life::draining;
 use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, ResponseBody, respond};
 use crate::shard::{Pipe, PipeEvent, Verdict, Wait};

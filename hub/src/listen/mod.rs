@@ -3,11 +3,10 @@
 //! HTTP/1 and HTTP/2 come on the same port; the first bytes tell. A response that asks for a hold
 //! is not answered by hyper: over HTTP/1 the connection is taken away from hyper once everything
 //! before it is written, and handed to the shard, which writes the head itself; over HTTP/2, the
-//! stream stays with hyper and gets its content from the shard. TLS belongs in a file beside `io`.
+//! stream stays with hyper and gets its content from the shard. TLS belongs in a file beside `http1`.
 
 mod http1;
 mod http2;
-mod io;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -22,7 +22,7 @@ const LINGER_BYTES: usize = 1 << 20;
 /// while no request is being answered; so such bytes are swallowed here, and the hub says what is
 /// wrong instead.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     is_answering: Cell<bool>,
     /// hyper has dropped the response's body, so it has buffered all of it.
     is_buffered: Cell<bool>,
@@ -32,26 +32,26 @@ pub(super) struct Gate {
 
 impl Gate {
     /// A gate that lets everything through; for HTTP/2, where hyper's refusals say what is wrong.
-    pub(super) fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let gate = Self::default();
         gate.is_answering.set(true);
         gate
     }
 
     /// A request came; lasts until its answer is written.
-    pub(super) fn begin(self: &Rc<Self>) -> Answering {
+    pub(crate) fn begin(self: &Rc<Self>) -> Answering {
         self.is_answering.set(true);
         self.is_buffered.set(false);
         Answering(Rc::clone(self))
     }
 
     /// Whether everything that hyper had to write is written.
-    pub(super) fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         !self.is_dirty.get()
     }
 
     /// Whether hyper tried to refuse a request by itself.
-    pub(super) fn has_refused(&self) -> bool {
+    pub(crate) fn has_refused(&self) -> bool {
         self.has_refused.get()
     }
 
@@ -73,10 +73,10 @@ impl Gate {
 
 /// A request is being answered.
 #[derive(Debug)]
-pub(super) struct Answering(Rc<Gate>);
+pub(crate) struct Answering(Rc<Gate>);
 
 impl Answering {
-    pub(super) fn with<B>(self, body: B) -> Gated<B> {
+    pub(crate) fn with<B>(self, body: B) -> Gated<B> {
         Gated {
             body,
             _answering: self,
@@ -92,7 +92,7 @@ impl Drop for Answering {
 
 /// A response body that tells the gate when hyper is done with it.
 #[derive(Debug)]
-pub(super) struct Gated<B> {
+pub(crate) struct Gated<B> {
     body: B,
     _answering: Answering,
 }
@@ -119,14 +119,14 @@ impl<B: Body + Unpin> Body for Gated<B> {
 
 /// A client's socket, with bytes that were read from it before.
 #[derive(Debug)]
-pub(super) struct ClientIo {
+pub(crate) struct ClientIo {
     stream: TcpStream,
     input: Bytes,
     gate: Rc<Gate>,
 }
 
 impl ClientIo {
-    pub(super) fn new(stream: TcpStream, input: Bytes, gate: Rc<Gate>) -> Self {
+    pub(crate) fn new(stream: TcpStream, input: Bytes, gate: Rc<Gate>) -> Self {
         Self {
             stream,
             input,
@@ -135,7 +135,7 @@ impl ClientIo {
     }
 
     /// The socket, and what hyper has not read of the earlier input.
-    pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
+    pub(crate) fn into_parts(self) -> (TcpStream, Bytes) {
         (self.stream, self.input)
     }
 }
@@ -199,9 +199,18 @@ impl AsyncWrite for ClientIo {
     }
 }
 
+/// Refuses a request head that hyper could not read; hyper's own answer says nothing.
+pub(crate) async fn refuse(stream: TcpStream, text: &str) {
+    let response = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    write_and_close(stream, response.as_bytes()).await;
+}
+
 /// Writes a last answer, then reads on for a while: input that nobody read would make the kernel
 /// reset the connection, and the answer would be lost.
-pub(super) async fn write_and_close(mut stream: TcpStream, answer: &[u8]) {
+pub(crate) async fn write_and_close(mut stream: TcpStream, answer: &[u8]) {
     let linger = async {
         stream.write_all(answer).await?;
         stream.shutdown().await?;
