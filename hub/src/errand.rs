@@ -3,6 +3,7 @@
 //! This is what shards and the thread that runs the errands say to each other; neither knows more
 //! of the other.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,14 +126,36 @@ pub(crate) enum News {
 /// Dropped once all who got a piece of a body can take more; the sender then goes on.
 #[derive(Debug)]
 pub(crate) struct Receipt {
-    _done: Option<oneshot::Sender<()>>,
+    /// There until it is dropped.
+    done: Option<oneshot::Sender<()>>,
+    is_wanted: Cell<bool>,
 }
 
 impl Receipt {
-    /// A receipt, and what ends when its last copy is gone.
+    /// A receipt, and what comes of it: an error if nobody wanted the piece, because all are gone.
     pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
         let (done, ended) = oneshot::channel();
-        (Self { _done: Some(done) }, ended)
+        let receipt = Self {
+            done: Some(done),
+            is_wanted: Cell::new(false),
+        };
+        (receipt, ended)
+    }
+
+    /// Somebody took the piece.
+    pub(crate) fn want(&self) {
+        self.is_wanted.set(true);
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take()
+            && self.is_wanted.get()
+        {
+            // The sender may have given up.
+            let _ = done.send(());
+        }
     }
 }
 

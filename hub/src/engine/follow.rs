@@ -300,6 +300,7 @@ impl Engine {
             Some(Ok(filtered)) => framing.frame(&StreamContent::new(&filtered)),
             Some(Err(error)) => return self.end_with(key, &format!("filter error: {error}")),
         };
+        receipt.want();
         connection.outbox.push(bytes);
         if connection.outbox.pending_bytes() > MUCH {
             session.receipt = Some(Rc::clone(receipt));

@@ -30,6 +30,13 @@ const RETRIES: u32 = 5;
 /// How long one client may keep others that share a body waiting.
 const STALL: Duration = Duration::from_secs(10);
 
+/// Whether anybody still waits for a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interest {
+    None,
+    Some,
+}
+
 type Member = (ShardId, ConnectionKey);
 
 /// What makes two requests the same.
@@ -203,28 +210,37 @@ impl Errands {
             };
             if let Ok(data) = frame.into_data()
                 && !data.is_empty()
+                && self.pass_piece(data, members).await == Interest::None
             {
-                self.pass_piece(data, members).await;
+                return;
             }
         }
         self.tell(members, || News::Complete);
     }
 
-    async fn pass_piece(&self, data: Bytes, members: &[Member]) {
+    async fn pass_piece(&self, data: Bytes, members: &[Member]) -> Interest {
         let mut ended = Vec::new();
         self.tell(members, || {
             let (receipt, end) = Receipt::new();
             ended.push(end);
             News::Body(data.clone(), receipt)
         });
-        for end in ended {
-            let mut end = end;
-            if members.len() > 1 && tokio::time::timeout(STALL, &mut end).await.is_err() {
+        let mut interest = Interest::None;
+        for mut end in ended {
+            // One client alone may take its time.
+            let taken = if members.len() == 1 {
+                end.await
+            } else if let Ok(taken) = tokio::time::timeout(STALL, &mut end).await {
+                taken
+            } else {
                 self.tell(members, || News::Stalled);
+                end.await
+            };
+            if taken.is_ok() {
+                interest = Interest::Some;
             }
-            // Only the end of the receipt counts.
-            let _ = end.await;
         }
+        interest
     }
 
     /// Reports to the members of each shard.

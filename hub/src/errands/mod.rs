@@ -13,11 +13,12 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::Config;
 use crate::counters::Counters;
@@ -28,6 +29,9 @@ use follow::Fetches;
 
 /// Words to origins about clients that are gone, under way at a time; more wait.
 const MAX_GONE: usize = 100;
+
+/// How long the end of the hub waits for such words.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The way to the thread. It runs until the last handle is gone.
 #[derive(Debug, Clone)]
@@ -55,6 +59,8 @@ struct Errands {
     fetches: RefCell<Fetches>,
     paces: RefCell<Paces>,
     gone: Semaphore,
+    /// Words about clients that are gone; the hub does not end before they are said.
+    farewells: RefCell<JoinSet<()>>,
 }
 
 /// Starts the thread; `reports` has a queue for each shard.
@@ -85,9 +91,15 @@ pub(crate) fn spawn(
                 fetches: RefCell::default(),
                 paces: RefCell::default(),
                 gone: Semaphore::new(MAX_GONE),
+                farewells: RefCell::default(),
             });
             while let Some(errand) = queue.recv().await {
                 errands.begin(errand);
+            }
+            let mut farewells = errands.farewells.take();
+            let said = async { while farewells.join_next().await.is_some() {} };
+            if tokio::time::timeout(FAREWELL, said).await.is_err() {
+                tracing::warn!("not all gone links were told before the end");
             }
         });
     };
@@ -120,7 +132,9 @@ impl Errands {
             }
             ErrandKind::Gone(uri) => {
                 let this = Rc::clone(self);
-                tokio::task::spawn_local(async move {
+                let mut farewells = self.farewells.borrow_mut();
+                while farewells.try_join_next().is_some() {}
+                farewells.spawn_local(async move {
                     // The semaphore is never closed.
                     let _permit = this.gone.acquire().await;
                     this.say_gone(&behalf, &uri).await;

@@ -212,6 +212,8 @@ impl Proxy {
             return Err(ProxyError::Connect);
         }
         let original = Original::of(&head);
+        let is_persistent = request::is_persistent(head.version, &head.headers);
+        let trust = Trust::of(&head.headers, self.config.upstream_key.as_ref(), unix_now());
         request::set_host(&mut head.headers, &head.uri);
         let security = request::security(&head.headers, &self.config);
         let route = self.route(&head, security).ok_or(ProxyError::NoRoute)?;
@@ -244,7 +246,7 @@ impl Proxy {
             route: Arc::clone(&route),
         });
         let asked = Asked {
-            is_persistent: request::is_persistent(head.version, &head.headers),
+            is_persistent,
             version: head.version,
             method: original.method.clone(),
             body: content.progress(),
@@ -252,12 +254,12 @@ impl Proxy {
             original,
             behalf,
             dressing: manner.dressing.clone(),
-            trust: Trust::of(&head.headers, self.config.upstream_key.as_ref(), unix_now()),
+            trust,
         };
         let preparation = Preparation {
             config: &self.config,
             route: &route,
-            trust: asked.trust,
+            trust,
             peer: peer.ip(),
             security,
             last: &last,

@@ -29,6 +29,13 @@ pub(super) struct Question {
     pub(super) content: Content,
 }
 
+/// Where a target stands in its route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    BeforeOthers,
+    Last,
+}
+
 /// What came of one target.
 enum Attempt {
     Answered(Box<Response<Incoming>>),
@@ -46,14 +53,19 @@ impl Proxy {
         let route = Arc::clone(&asked.behalf.route);
         let mut tried = Vec::new();
         let mut last_error = None;
-        for target in &route.targets {
+        for (index, target) in route.targets.iter().enumerate() {
+            let place = if index + 1 == route.targets.len() {
+                Place::Last
+            } else {
+                Place::BeforeOthers
+            };
             take_implicit(&mut asked, target);
             if target.kind == TargetKind::Test {
                 let origin = test_origin::answer(&route, &question);
                 return self.instructed(origin, asked).await;
             }
             match self
-                .try_target(&route, target, question, &mut asked)
+                .try_target((target, place), question, &mut asked)
                 .await?
             {
                 (Attempt::Answered(response), _) => {
@@ -81,8 +93,7 @@ impl Proxy {
     /// Sends the request to one target; gives it back, with an empty body, for the next.
     async fn try_target(
         &self,
-        route: &Route,
-        target: &Target,
+        (target, place): (&Target, Place),
         question: Question,
         asked: &mut Asked,
     ) -> Result<(Attempt, Question), ProxyError> {
@@ -96,20 +107,18 @@ impl Proxy {
         let mut request = Request::new(body);
         request.method_mut().clone_from(&method);
         *request.uri_mut() = Uri::from(path.clone());
-        let is_last = route.targets.last() == Some(target);
         let rest = Question {
             method,
             path,
             // Most routes have one target.
-            headers: if is_last {
-                HeaderMap::new()
-            } else {
-                headers.clone()
+            headers: match place {
+                Place::Last => HeaderMap::new(),
+                Place::BeforeOthers => headers.clone(),
             },
             content: Content::complete(bytes::Bytes::new()),
         };
         *request.headers_mut() = headers;
-        let host = requested_host(route, target);
+        let host = requested_host(&asked.behalf.route, target);
         if let Some(host) = &host {
             request.headers_mut().insert(HOST, host.clone());
         }

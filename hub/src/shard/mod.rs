@@ -464,8 +464,10 @@ async fn feed(
         if let Ok(data) = frame.into_data() {
             let (receipt, end) = Receipt::new();
             report(News::Body(data, receipt));
-            // Only the end of the receipt counts.
-            let _ = end.await;
+            if end.await.is_err() {
+                // The client is gone.
+                return;
+            }
         }
     }
     report(News::Complete);
