@@ -1,7 +1,8 @@
-//! How much memory an idle held stream costs the hub.
+//! How much memory an idle held client costs the hub.
 //!
-//! `cargo bench -p e2e --bench idle_memory` runs the hub as a process of its own, holds streams, and
-//! reports its private memory per stream. The kernel's part, which sockets cost any server, is not
+//! `cargo bench -p e2e --bench idle_memory` runs the hub as a process of its own for each kind of
+//! hold, and reports its private memory per client: for plain streams, for reliable ones (with an
+//! id and a next link), and for long-polls, whose request is kept. The kernel's part, which sockets cost any server, is not
 //! in these figures.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -11,17 +12,18 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use e2e::client::Client;
+use e2e::client::{self, Client};
 use e2e::origin::{Answer, Origin};
 
 /// Each takes one open file here and one in the hub.
-const STREAMS: usize = 10_000;
-/// Streams that are set up at a time.
+const CLIENTS: usize = 9_000;
+/// Clients that are set up at a time.
 const TOGETHER: usize = 100;
 
 struct Hub {
     child: Child,
     listen: SocketAddr,
+    control: SocketAddr,
 }
 
 impl Hub {
@@ -43,14 +45,30 @@ impl Hub {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = lines.next().unwrap().unwrap();
         let record: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let listen = record["fields"]["listen"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let address = |name: &str| record["fields"][name].as_str().unwrap().parse().unwrap();
+        let (listen, control) = (address("listen"), address("control"));
         // What else it logs is read, so that it never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, listen }
+        Self {
+            child,
+            listen,
+            control,
+        }
+    }
+
+    /// Waits until at least so many clients are held.
+    async fn until_held(&self, count: usize) {
+        loop {
+            let metrics = client::get(self.control, "/metrics", &[]).await.text();
+            let held: usize = metrics
+                .lines()
+                .filter(|line| line.starts_with("gripline_held_"))
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
+                .sum();
+            if held >= count {
+                return;
+            }
+        }
     }
 
     /// Bytes of memory that are this process's alone.
@@ -102,41 +120,87 @@ fn cargo_built_hub() -> std::path::PathBuf {
         .unwrap()
 }
 
-async fn hold(hub: &Hub, count: usize) -> Vec<Client> {
+/// What clients ask for, and whether they get anything at once.
+#[derive(Clone, Copy)]
+enum Kind {
+    Stream,
+    Reliable,
+    LongPoll,
+}
+
+impl Kind {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Stream => "/stream",
+            Self::Reliable => "/reliable",
+            Self::LongPoll => "/poll",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "streams",
+            Self::Reliable => "reliable streams",
+            Self::LongPoll => "long-polls",
+        }
+    }
+}
+
+async fn hold(hub: &Hub, kind: Kind, count: usize) -> Vec<Client> {
     let mut clients = Vec::with_capacity(count);
     while clients.len() < count {
         let mut opening = Vec::new();
         for _ in 0..TOGETHER.min(count - clients.len()) {
-            opening.push(Client::get(hub.listen, "/stream", &[]).await);
+            opening.push(Client::get(hub.listen, kind.path(), &[]).await);
         }
         for mut client in opening {
-            client.stream_begins("begin\n").await;
+            match kind {
+                Kind::Stream | Kind::Reliable => {
+                    client.stream_begins("begin\n").await;
+                }
+                Kind::LongPoll => {}
+            }
             clients.push(client);
         }
     }
+    hub.until_held(count).await;
     clients
+}
+
+async fn measure(origin: &Origin, kind: Kind) {
+    let hub = Hub::start(&origin.url());
+    // Threads, pools and code are paid for once, whatever the number of clients.
+    let warm = hold(&hub, kind, TOGETHER).await;
+    let before = hub.private_bytes();
+    let clients = hold(&hub, kind, CLIENTS).await;
+    let after = hub.private_bytes();
+    let each = (after - before) / CLIENTS;
+    let name = kind.name();
+    println!("{CLIENTS} idle {name}: {before} -> {after} private bytes, {each} bytes each");
+    drop((warm, clients));
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let origin = Origin::start().await;
-    let fields = [
+    let keep_alive = r"Grip-Keep-Alive: \n; format=cstring; timeout=55";
+    let stream = [
         "Content-Type: text/event-stream",
         "Grip-Hold: stream",
-        "Grip-Channel: updates",
-        r"Grip-Keep-Alive: \n; format=cstring; timeout=55",
+        keep_alive,
     ];
-    origin.serve("/stream", Answer::ok(&fields, "begin\n"));
-    let hub = Hub::start(&origin.url());
-
-    // Threads, pools and code are paid for once, whatever the number of streams.
-    let warm = hold(&hub, TOGETHER).await;
-    let before = hub.private_bytes();
-    let clients = hold(&hub, STREAMS).await;
-    let after = hub.private_bytes();
-    let per_stream = (after - before) / STREAMS;
-    println!(
-        "{STREAMS} idle streams: {before} -> {after} private bytes, {per_stream} bytes a stream"
-    );
-    drop((warm, clients));
+    let plain = [&stream[..], &["Grip-Channel: updates"]].concat();
+    origin.serve("/stream", Answer::ok(&plain, "begin\n"));
+    let link = "Grip-Link: </reliable>; rel=next; timeout=3600";
+    let reliable = [&stream[..], &["Grip-Channel: updates; prev-id=1", link]].concat();
+    origin.serve("/reliable", Answer::ok(&reliable, "begin\n"));
+    let poll = [
+        "Grip-Hold: response",
+        "Grip-Channel: updates",
+        "Grip-Timeout: 600",
+    ];
+    origin.serve("/poll", Answer::ok(&poll, "nothing\n"));
+    for kind in [Kind::Stream, Kind::Reliable, Kind::LongPoll] {
+        measure(&origin, kind).await;
+    }
 }
