@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use grip::hold::Answer;
+use grip::hold::{Answer, PackedAnswer};
 use grip::instruct::{KeepAlive, KeepAliveMode};
 use grip::publish::StreamContent;
 use http::{Method, Version};
@@ -77,7 +77,7 @@ pub(crate) enum AfterBody {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     /// The answer if nothing is published in time.
-    pub(crate) answer: Answer,
+    pub(crate) answer: PackedAnswer,
     /// How answers are changed for this client, if they are.
     pub(crate) dressing: Option<Box<Dressing>>,
     pub(crate) reply: Reply,

@@ -232,7 +232,7 @@ impl Engine {
                 let Phase::Response(waiting) = &connection.phase else {
                     return;
                 };
-                let mut answer = waiting.answer.published(message);
+                let mut answer = waiting.answer.unpack().published(message);
                 if matches!(message.body, ResponseBody::Complete(_)) {
                     answer.body = content;
                 }

@@ -336,7 +336,7 @@ impl Engine {
         let (_, connection) = self.connections.live(key.index);
         match (&connection.phase, &item.http_response) {
             (Phase::Response(waiting), Some(HttpResponse::Send(message))) => {
-                let answer = waiting.answer.published(message);
+                let answer = waiting.answer.unpack().published(message);
                 self.counters.deliveries.increment();
                 self.answer(key, answer);
             }
@@ -416,7 +416,7 @@ impl Engine {
                 self.end(key, last);
             }
             Phase::Response(waiting) => {
-                let answer = waiting.answer.clone();
+                let answer = waiting.answer.unpack();
                 self.answer(key, answer);
             }
             Phase::Opening(_) | Phase::Ending => {}

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use grip::Limits;
 use grip::channel::ItemId;
-use grip::hold::Answer;
+use grip::hold::{Answer, PackedAnswer};
 use grip::instruct::{Instruct, Status};
 use http::{HeaderMap, Method, StatusCode, Version};
 
@@ -173,11 +173,11 @@ fn stream_then(keep_alive: Option<KeepAliveRule>, then: AfterStart) -> HoldKind 
 fn response(seconds: u64) -> HoldKind {
     HoldKind::Response {
         waiting: Box::new(Waiting {
-            answer: Answer {
+            answer: PackedAnswer::pack(&Answer {
                 status: Status::new(StatusCode::OK),
                 headers: HeaderMap::new(),
                 body: Bytes::from_static(b"nothing"),
-            },
+            }),
             dressing: None,
             reply: Reply::Http1 {
                 version: Version::HTTP_11,

@@ -71,7 +71,8 @@ impl Connection {
         };
         self.input = input.freeze();
         if is_http2 {
-            self.serve_http2().await;
+            // Boxed, so that HTTP/1 connections don't take the memory of the larger ones.
+            Box::pin(self.serve_http2()).await;
         } else {
             self.serve_http1().await;
         }

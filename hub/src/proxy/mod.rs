@@ -295,7 +295,8 @@ impl Proxy {
     }
 }
 
-/// The request as its origin knows it.
+/// The request as its origin knows it, in memory of its own: a hold may keep it for long, and must
+/// not keep the buffer that the request was read into.
 fn origin_uri(route: &Route, headers: &HeaderMap, path: &PathAndQuery, security: Security) -> Uri {
     let host = match &route.as_host {
         Some(host) => host.as_str(),
@@ -305,13 +306,7 @@ fn origin_uri(route: &Route, headers: &HeaderMap, path: &PathAndQuery, security:
         Security::Plain => "http",
         Security::Tls => "https",
     };
-    let build = |host| {
-        Uri::builder()
-            .scheme(scheme)
-            .authority(host)
-            .path_and_query(path.clone())
-            .build()
-    };
+    let build = |host| format!("{scheme}://{host}{path}").parse::<Uri>();
     build(host)
         .or_else(|_| build("localhost"))
         .unwrap_or_default()

@@ -55,7 +55,8 @@ impl Original {
         }
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(body);
-        Bytes::from(out)
+        // It is kept for long, so it shall not be longer than it has to.
+        Bytes::from(out.into_boxed_slice())
     }
 
     /// The request again; `None` if its body is not known.

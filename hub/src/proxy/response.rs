@@ -5,7 +5,7 @@ use grip::ChannelName;
 use grip::channel::Channel;
 use grip::fields;
 use grip::filter::{self, Context, Filter};
-use grip::hold::{self, Answer};
+use grip::hold::{self, Answer, PackedAnswer};
 use grip::http1::Framing;
 use grip::instruct::{HoldMode, Instruct, Status};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
@@ -145,7 +145,7 @@ impl Proxy {
         match instruct.hold {
             Some(HoldMode::Response) => {
                 asked.take_body().await;
-                let hold = wait(answer, &instruct, links, asked);
+                let hold = wait(&answer, &instruct, links, asked);
                 Ok(Outcome::Hold(Box::new(hold)))
             }
             Some(HoldMode::Stream) if can_stream => {
@@ -300,7 +300,7 @@ pub(crate) fn respond(
     response
 }
 
-fn wait(answer: Answer, instruct: &Instruct, links: Links, asked: Asked) -> Held {
+fn wait(answer: &Answer, instruct: &Instruct, links: Links, asked: Asked) -> Held {
     let slots = slots(&instruct.channels, &asked);
     let session = session(instruct, links, &slots, &asked, AfterStart::Items);
     let is_http2 = asked.version == Version::HTTP_2;
@@ -321,7 +321,7 @@ fn wait(answer: Answer, instruct: &Instruct, links: Links, asked: Asked) -> Held
             after: asked.after_hold(),
             kind: HoldKind::Response {
                 waiting: Box::new(Waiting {
-                    answer,
+                    answer: PackedAnswer::pack(answer),
                     dressing: asked.dressing,
                     reply,
                 }),

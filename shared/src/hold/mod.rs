@@ -2,6 +2,7 @@
 //!
 //! The order of items by id belongs in a file beside this one.
 
+mod packed;
 mod patch;
 
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use crate::fields;
 use crate::http1::{self, Framing, Persistence};
 use crate::instruct::{self, Instruct, InstructError, Status};
 use crate::publish::{ResponseBody, ResponseMessage};
+
+pub use packed::PackedAnswer;
 
 /// Reads a response with an instruction, in whichever form that is: what is to be done, and what
 /// the client gets unless something is published.
