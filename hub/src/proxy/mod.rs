@@ -245,7 +245,8 @@ impl Proxy {
             tells_errors: manner.candour == Candour::Debug,
             route: Arc::clone(&route),
         });
-        let asked = Asked {
+        // Boxed: it is handed on from step to step, and each would keep room for it.
+        let asked = Box::new(Asked {
             is_persistent,
             version: head.version,
             method: original.method.clone(),
@@ -255,7 +256,7 @@ impl Proxy {
             behalf,
             dressing: manner.dressing.clone(),
             trust,
-        };
+        });
         let preparation = Preparation {
             config: &self.config,
             route: &route,

@@ -113,7 +113,7 @@ impl Proxy {
     pub(super) async fn instructed(
         &self,
         origin: Origin,
-        mut asked: Asked,
+        mut asked: Box<Asked>,
     ) -> Result<Outcome, ProxyError> {
         let limits = &self.config.limits;
         let Origin {
@@ -145,7 +145,7 @@ impl Proxy {
         match instruct.hold {
             Some(HoldMode::Response) => {
                 asked.take_body().await;
-                let hold = wait(&answer, &instruct, links, asked);
+                let hold = wait(&answer, &instruct, links, *asked);
                 Ok(Outcome::Hold(Box::new(hold)))
             }
             Some(HoldMode::Stream) if can_stream => {
@@ -179,7 +179,7 @@ impl Proxy {
     pub(super) async fn relayed(
         &self,
         response: Response<Incoming>,
-        asked: Asked,
+        asked: &Asked,
         target: &Target,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let (mut parts, body) = response.into_parts();

@@ -48,7 +48,7 @@ impl Proxy {
     pub(super) async fn ask(
         &self,
         mut question: Question,
-        mut asked: Asked,
+        mut asked: Box<Asked>,
     ) -> Result<Outcome, ProxyError> {
         let route = Arc::clone(&asked.behalf.route);
         let mut tried = Vec::new();
@@ -141,7 +141,7 @@ impl Proxy {
     async fn answered(
         &self,
         mut response: Response<Incoming>,
-        asked: Asked,
+        asked: Box<Asked>,
         target: &Target,
     ) -> Result<Outcome, ProxyError> {
         let is_stale = response.headers_mut().remove(GRIPLINE_STALE).is_some();
@@ -152,7 +152,7 @@ impl Proxy {
             && asked.behalf.route.grip == Grip::On
             && grip::instruct::is_instruct(response.headers());
         if !follows {
-            let relayed = self.relayed(response, asked, target).await?;
+            let relayed = self.relayed(response, &asked, target).await?;
             return Ok(Outcome::Response(relayed));
         }
         if asked.body.bytes() > self.config.limits.instruct_bytes {
