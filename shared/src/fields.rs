@@ -58,33 +58,36 @@ pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// Removes all hop-by-hop fields, those named in `Connection` included.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    for name in connection_names(headers).iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
+    let named = connection_names(headers);
+    retain(headers, |name| {
+        !is_hop_by_hop(name) && !named.contains(name)
+    });
 }
 
 /// Removes every `Grip-*` field.
 pub fn strip_grip(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_grip(name))
-        .cloned()
-        .collect();
-    for name in names {
-        headers.remove(name);
-    }
+    retain(headers, |name| !is_grip(name));
 }
 
 /// Removes every field but the exposed ones, if any are named; GRIP `Grip-Expose-Headers`.
 pub fn keep_exposed(headers: &mut HeaderMap, exposed: &[HeaderName]) {
-    if exposed.is_empty() {
+    if !exposed.is_empty() {
+        retain(headers, |name| exposed.contains(name));
+    }
+}
+
+/// Removes fields and leaves the others in their order, which `HeaderMap::remove` does not.
+pub fn retain(headers: &mut HeaderMap, keeps: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().all(&keeps) {
         return;
     }
-    *headers = headers
-        .iter()
-        .filter(|(name, _)| exposed.contains(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let mut kept = HeaderMap::with_capacity(headers.keys_len());
+    for (name, value) in &*headers {
+        if keeps(name) {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    *headers = kept;
 }
 
 #[cfg(test)]
@@ -93,6 +96,18 @@ mod tests {
     use http::HeaderValue;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn what_is_kept_keeps_its_order() {
+        let mut headers = HeaderMap::new();
+        for name in ["a", "connection", "b", "c", "b"] {
+            headers.append(name, HeaderValue::from_static("x"));
+        }
+        strip_hop_by_hop(&mut headers);
+        let names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        assert_eq!(headers.get_all("b").iter().count(), 2);
+    }
 
     #[test]
     fn fields_named_in_connection_are_dropped_with_it() {

@@ -17,6 +17,7 @@ pub mod edge;
 pub mod hub;
 pub mod message;
 pub mod origin;
+pub mod transcript;
 
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use grip::fields::{self, GRIP_LAST};
-use http::header::{HOST, HeaderMap};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
@@ -106,6 +106,10 @@ impl Errands {
         fields::strip_grip(&mut headers);
         if let Some(host) = host {
             headers.insert(HOST, host);
+        }
+        if question.method == Method::POST && question.body.is_empty() {
+            // Left out by hyper, and asked for by many servers.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         debug_assert!(!headers.contains_key(GRIP_LAST), "stripped above");
         add_last(&mut headers, question.last);

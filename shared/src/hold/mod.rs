@@ -7,7 +7,7 @@ mod patch;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::HeaderMap;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 
 use crate::Limits;
 use crate::fields;
@@ -81,15 +81,19 @@ impl Answer {
     #[must_use]
     pub fn published(&self, message: &ResponseMessage) -> Self {
         let mut headers = self.headers.clone();
-        for (name, _) in &message.headers {
-            headers.remove(name);
-        }
+        let is_replaced = |name: &HeaderName| {
+            message
+                .headers
+                .iter()
+                .any(|(replacing, _)| replacing == name)
+        };
+        fields::retain(&mut headers, |name| !is_replaced(name));
         for (name, value) in &message.headers {
             headers.append(name, value.clone());
         }
         fields::keep_exposed(&mut headers, &message.expose_headers);
         fields::strip_hop_by_hop(&mut headers);
-        headers.remove(http::header::CONTENT_LENGTH);
+        fields::retain(&mut headers, |name| *name != CONTENT_LENGTH);
         let body = match &message.body {
             ResponseBody::Complete(body) => body.clone(),
             ResponseBody::Patch(patch) => patch::apply(patch, &self.body).unwrap_or_default(),

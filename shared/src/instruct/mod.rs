@@ -221,12 +221,16 @@ impl Instruct {
     /// Headers for the client: the origin's, without `Grip-*`, hop-by-hop fields,
     /// `Content-Encoding` and `Content-Length`, and only the exposed ones if any are named.
     pub fn client_headers(&self, origin: &HeaderMap) -> HeaderMap {
+        let named = fields::connection_names(origin);
+        let exposed = &self.expose_headers;
         let mut headers = origin.clone();
-        fields::strip_grip(&mut headers);
-        fields::keep_exposed(&mut headers, &self.expose_headers);
-        fields::strip_hop_by_hop(&mut headers);
-        headers.remove(CONTENT_ENCODING);
-        headers.remove(CONTENT_LENGTH);
+        fields::retain(&mut headers, |name| {
+            !fields::is_grip(name)
+                && (exposed.is_empty() || exposed.contains(name))
+                && !fields::is_hop_by_hop(name)
+                && !named.contains(name)
+                && ![CONTENT_ENCODING, CONTENT_LENGTH].contains(name)
+        });
         headers
     }
 }
