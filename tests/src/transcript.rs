@@ -83,7 +83,7 @@ impl Transcript {
                 continue;
             }
             if let Some(setting) = line.strip_prefix("hub: ") {
-                transcript.hub += &format!("{setting}\n");
+                transcript.hub.extend([setting, "\n"]);
                 continue;
             }
             let step = Step::parse(line).ok_or_else(|| format!("line {number} is no step"))?;
@@ -392,6 +392,7 @@ fn matched(expected: &str, input: &[u8]) -> Match {
     Match::Whole(at)
 }
 
+#[derive(Clone, Copy)]
 enum Order {
     AsIs,
     /// Of the fields in a head.

@@ -2,7 +2,7 @@
 
 use e2e::client::{self, Client};
 use e2e::hub::Hub;
-use e2e::origin::{Answer, Origin};
+use e2e::origin::{Answer, Gate, Origin};
 use serde_json::json;
 
 const STREAM: [&str; 2] = ["Grip-Hold: stream", "Grip-Channel: updates"];
@@ -150,4 +150,44 @@ async fn a_client_that_does_not_read_is_cut_off_and_the_others_go_on() {
     sleeper.breaks_off().await;
     hub.publish_stream("updates", "still here\n").await;
     reader.receives("still here\n").await;
+}
+
+#[tokio::test]
+async fn a_large_body_is_passed_on_and_then_held() {
+    let origin = Origin::start().await;
+    let content = "x".repeat(300_000);
+    let gate = Gate::new();
+    let length = format!("Content-Length: {}", 2 * content.len());
+    let fields = [&STREAM[..], &[&length]].concat();
+    let answer = Answer::begin("200 OK", &fields)
+        .then(&content)
+        .waiting_for(&gate)
+        .then(&content);
+    origin.serve("/large", answer);
+    let hub = Hub::start(&origin.url());
+    let mut client = Client::get(hub.addr(), "/large", &[]).await;
+    client.head().await;
+    client.receives_next(&content).await;
+    // What is published amid the body follows it.
+    hub.publish_stream("updates", "item\n").await;
+    gate.open();
+    client.receives_next(&content).await;
+    client.receives("item\n").await;
+    hub.publish_stream("updates", "another\n").await;
+    client.receives("another\n").await;
+}
+
+#[tokio::test]
+async fn a_large_body_that_breaks_off_reaches_the_client_so() {
+    let origin = Origin::start().await;
+    let fields = [&STREAM[..], &["Content-Length: 300000"]].concat();
+    let answer = Answer::begin("200 OK", &fields)
+        .then("x".repeat(200_000))
+        .close();
+    origin.serve("/large", answer);
+    let hub = Hub::start(&origin.url());
+    let mut client = Client::get(hub.addr(), "/large", &[]).await;
+    client.head().await;
+    client.breaks_off().await;
+    hub.until_metric("gripline_held_streams", 0).await;
 }

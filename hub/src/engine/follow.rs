@@ -42,9 +42,12 @@ impl Engine {
                 if after == AfterBody::Link {
                     session.wish = Some(Urgency::High);
                 }
+                self.outputs.push_back(Output::Feed(key));
             }
         }
-        if conflict == Conflict::Found {
+        if conflict == Conflict::Found
+            && let Some(session) = self.session(key)
+        {
             session.wish = session.wish.max(Some(Urgency::Low));
             self.counters.gaps.increment();
         }

@@ -61,6 +61,9 @@ pub(crate) enum Output {
     ForgetLast(ChannelName),
     /// End this connection at once. The engine has forgotten it.
     Drop(ConnectionKey),
+    /// The stream has begun: read the rest of its first body. What comes of it is answered by
+    /// [`Engine::handle_news`].
+    Feed(ConnectionKey),
     /// Answer this HTTP/2 request. The engine has forgotten it.
     Answer {
         connection: ConnectionKey,

@@ -116,6 +116,7 @@ impl Bench {
                     format!("detach {}", names.join(" "))
                 }
                 Output::ForgetLast(name) => format!("forget last of {name}"),
+                Output::Feed(_) => "feed".to_owned(),
                 Output::Drop(_) => "drop".to_owned(),
                 Output::Answer { answer, .. } => format!("answer {:?}", answer.body),
                 Output::Retry { last, .. } => format!("retry {}", lines(&last)),

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use rustc_hash::FxHashMap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -104,6 +106,8 @@ struct Shard {
     engine: Engine,
     held: HeldSet,
     pipes: Pipes,
+    /// Rests of first bodies of streams that have not begun.
+    feeds: FxHashMap<ConnectionKey, Incoming>,
     pipe_events: mpsc::UnboundedReceiver<PipeEvent>,
     pipe_event_sender: mpsc::UnboundedSender<PipeEvent>,
     errands: ErrandsHandle,
@@ -149,6 +153,7 @@ impl Shard {
             engine,
             held: HeldSet::new()?,
             pipes: Pipes::default(),
+            feeds: FxHashMap::default(),
             pipe_events,
             pipe_event_sender,
             errands: parts.errands,
@@ -300,8 +305,7 @@ impl Shard {
     fn open(&mut self, held: Held, now: std::time::Instant) -> ConnectionKey {
         let key = self.engine.open(held.hold, now);
         if let Some(body) = held.feed {
-            let reports = self.report_sender.clone();
-            self.tasks.spawn_local(feed(key, body, reports));
+            self.feeds.insert(key, body);
         }
         key
     }
@@ -326,6 +330,12 @@ impl Shard {
                     Output::Detach(channels) => self.broker.detach(self.id, channels),
                     Output::ForgetLast(channel) => self.broker.forget_last(channel),
                     Output::Drop(key) => self.drop_connection(key),
+                    Output::Feed(key) => {
+                        if let Some(body) = self.feeds.remove(&key) {
+                            let reports = self.report_sender.clone();
+                            self.tasks.spawn_local(feed(key, body, reports));
+                        }
+                    }
                     Output::Answer { connection, answer } => {
                         self.pipes.settle(connection, Verdict::Answer(answer));
                     }
@@ -410,6 +420,7 @@ impl Shard {
     }
 
     fn drop_connection(&mut self, key: ConnectionKey) {
+        self.feeds.remove(&key);
         self.pipes.give_up(key);
         drop(self.held.remove(key));
     }
@@ -445,11 +456,7 @@ impl Shard {
 }
 
 /// Reads the rest of a stream's first body, at the speed at which its client reads it.
-async fn feed(
-    key: ConnectionKey,
-    mut body: hyper::body::Incoming,
-    reports: mpsc::UnboundedSender<Report>,
-) {
+async fn feed(key: ConnectionKey, mut body: Incoming, reports: mpsc::UnboundedSender<Report>) {
     let report = |news| {
         // Fails only when the shard is gone.
         let _ = reports.send(Report {
