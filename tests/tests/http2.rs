@@ -137,10 +137,12 @@ async fn many_streams_share_a_connection() {
     }
     assert_eq!(hub.metric(STREAMS).await, 100);
     assert_eq!(hub.metric("gripline_connections_total").await, 1);
+    let mut expected = String::new();
     for count in 0..20 {
-        hub.publish_stream("c", &format!("{count:02}\n")).await;
+        let content = format!("{count:02}\n");
+        hub.publish_stream("c", &content).await;
+        expected += &content;
     }
-    let expected: String = (0..20).map(|count| format!("{count:02}\n")).collect();
     for body in &mut bodies {
         receives(body, &expected).await;
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const CACHED: &str = "Cache-Control: max-age=0, s-maxage=60";
 const LINK: &str = "Grip-Link: </next>; rel=next; timeout=3600";
 
-fn stream<'a>(channel: &'a str, body: &str) -> Answer {
+fn stream(channel: &str, body: &str) -> Answer {
     Answer::ok(&[CACHED, "Grip-Hold: stream", channel, LINK], body)
 }
 
