@@ -199,6 +199,11 @@ impl Stage {
         config.shards = Some(1);
         config.debug = changes.debug;
         config.auto_cross_origin = changes.auto_cross_origin;
+        config.accept_pushpin_route = changes.accept_pushpin_route;
+        config.cdn_loop = changes.cdn_loop;
+        config.forwarded = changes.forwarded;
+        config.grip.upstream_key = changes.grip.upstream_key;
+        config.grip.update_on_first_subscription = changes.grip.update_on_first_subscription;
         config.limits = changes.limits;
         if !changes.routes.is_empty() {
             config.origin = None;

@@ -138,7 +138,11 @@ impl Proxy {
                 channel.prev_id = None;
             }
         }
-        let links = Links::of(&instruct, &asked.behalf.uri)?;
+        let mut links = Links::of(&instruct, &asked.behalf.uri)?;
+        if instruct.hold.is_none() {
+            // Nobody is held whose end could be told.
+            links.gone = None;
+        }
         let is_head = asked.method == Method::HEAD;
         let is_whole = rest.is_none();
         let can_stream = !is_head && !answer.status.is_bodiless() && !asked.is_jsonp();
