@@ -3,7 +3,6 @@
 //! [`RawConfig::check`] reports every mistake at once. Whoever holds a [`Config`] checks nothing.
 
 mod control_auth;
-mod http_address;
 pub(crate) mod keys;
 mod origin_tls;
 mod raw;
@@ -19,8 +18,8 @@ use http::header::HeaderName;
 
 use crate::routes::{self, ReadError, Routes};
 
+pub use crate::http_address::{HttpAddress, HttpAddressError};
 pub use control_auth::{ControlAuth, Tokens};
-pub use http_address::{HttpAddress, HttpAddressError};
 pub use keys::Secret;
 pub use origin_tls::OriginTls;
 pub use raw::{

@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use super::{Connection, Handover};
 use crate::client_io::{ClientIo, Gate};
 use crate::life::draining;
+use crate::pipe::{Pipe, PipeEvent, Verdict, Wait};
 use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, ResponseBody, respond};
-use crate::shard::{Pipe, PipeEvent, Verdict, Wait};
 
 /// Requests that one connection may have at a time.
 const MAX_STREAMS: u32 = 1000;

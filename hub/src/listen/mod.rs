@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::errand::Last;
 use crate::life::{Life, draining};
+use crate::pipe::{Pipe, PipeEvent, Wait};
 use crate::proxy::{Held, Proxy};
-use crate::shard::{Pipe, PipeEvent, Wait};
 
 /// How long a client may take for a request's head, and an open connection be without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);

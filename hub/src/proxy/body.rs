@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use crate::shard::HeldBody;
+use crate::pipe::{GivenUp, HeldBody};
 
 /// How far a request's body has come. Shared because the body itself belongs to the origin's
 /// connection.
@@ -277,7 +277,9 @@ impl Body for ResponseBody {
             Self::Full(body) => Pin::new(body)
                 .poll_frame(context)
                 .map_err(|never| match never {}),
-            Self::Held(body) => body.poll_frame(context),
+            Self::Held(body) => body
+                .poll_frame(context)
+                .map_err(|GivenUp| BodyError::GivenUp),
         }
     }
 

@@ -43,7 +43,7 @@ use body::Progress;
 use error::{Candour, ProxyError};
 use request::{PUSHPIN_ROUTE, Preparation, Trust};
 
-pub(crate) use body::{BodyError, Content, OriginBody, ResponseBody};
+pub(crate) use body::{Content, OriginBody, ResponseBody};
 pub(crate) use link::{LinkTarget, Links, resolve};
 pub(crate) use replay::Original;
 pub(crate) use response::respond;

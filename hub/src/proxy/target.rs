@@ -61,7 +61,7 @@ impl Proxy {
             };
             take_implicit(&mut asked, target);
             if target.kind == TargetKind::Test {
-                let origin = test_origin::answer(&route, &question);
+                let origin = test_origin::answer(&route, &question.path);
                 return self.instructed(origin, asked).await;
             }
             match self

@@ -3,17 +3,17 @@
 use bytes::Bytes;
 use grip::instruct::Status;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode};
 use url::form_urlencoded;
 
 use super::response::{Age, Origin};
-use super::target::Question;
 use crate::routes::Route;
 
 /// Answers a request: `/` greets, `/response` and `/stream` hold on the channels of the query's
 /// `channel` parameters.
-pub(super) fn answer(route: &Route, question: &Question) -> Origin {
-    let path = route.test_path(&question.path);
+pub(super) fn answer(route: &Route, path: &PathAndQuery) -> Origin {
+    let path = route.test_path(path);
     let whole = path.path();
     match whole.strip_suffix('/').unwrap_or(whole) {
         "" => plain(StatusCode::OK, "Hello from the Gripline test handler!\n"),

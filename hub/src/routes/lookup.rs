@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::{Condition, Host, Protocol, Route, Security, Target};
-use crate::config::HttpAddress;
+use crate::http_address::HttpAddress;
 
 /// What is asked of the table for one request.
 #[derive(Debug, Clone, Copy)]

@@ -26,7 +26,7 @@ use http::HeaderValue;
 use http::header::HeaderName;
 use http::uri::{Authority, PathAndQuery};
 
-use crate::config::HttpAddress;
+use crate::http_address::HttpAddress;
 
 pub use file::{Mistake, ReadError, parse};
 pub use lookup::{Lookup, Routes};

@@ -5,7 +5,6 @@
 //! when a response asks for a hold, and get it back when the hold is over.
 
 mod held;
-mod pipe;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,13 +31,11 @@ use crate::errands::ErrandsHandle;
 use crate::life::{Life, draining};
 use crate::listen::{self, Handover};
 use crate::mailbox::{Command, ConnectionKey, ShardId};
+use crate::pipe::{PipeEvent, Pipes, Verdict};
 use crate::proxy::{Held, Proxy};
 use crate::routes::Routes;
 use crate::upstream::TlsConfig;
 use held::{HeldSet, Readiness, Written};
-use pipe::Pipes;
-
-pub(crate) use pipe::{HeldBody, Pipe, PipeEvent, Verdict, Wait};
 
 /// Commands that may wait for a shard; then the broker waits, and so the publishers.
 pub(crate) const MAILBOX: usize = 1024;
@@ -229,7 +226,8 @@ impl Shard {
                     self.handle_readiness(readiness);
                 }
             }
-            Event::Pipe(PipeEvent(readiness)) => self.handle_readiness(readiness),
+            Event::Pipe(PipeEvent::Gone(key)) => self.lose(key),
+            Event::Pipe(PipeEvent::Writable(key)) => self.write(key),
             Event::Report(Report { connections, news }) => {
                 self.engine.handle_news(&connections, news, now);
             }

@@ -15,18 +15,25 @@ use http_body::Frame;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 
-use super::held::Readiness;
 use crate::engine::Outbox;
 use crate::errand::Last;
 use crate::mailbox::ConnectionKey;
-use crate::proxy::BodyError;
 
 /// Bytes that may be in a pipe; the rest waits in the outbox.
 const FULL: usize = 64 * 1024;
 
 /// What happened at hyper's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PipeEvent(pub(super) Readiness);
+pub(crate) enum PipeEvent {
+    /// The client left.
+    Gone(ConnectionKey),
+    /// There is room again.
+    Writable(ConnectionKey),
+}
+
+/// The hub gave a stream up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GivenUp;
 
 /// How a pipe's content ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,23 +77,23 @@ impl Lease {
         }
     }
 
-    fn tell(&self, readiness: impl FnOnce(ConnectionKey) -> Readiness) {
+    fn tell(&self, event: impl FnOnce(ConnectionKey) -> PipeEvent) {
         if let Some(key) = self.key.get() {
             // Fails only when the shard is gone.
-            let _ = self.events.send(PipeEvent(readiness(key)));
+            let _ = self.events.send(event(key));
         }
     }
 
     fn leave(&self) {
         self.is_gone.set(true);
-        self.tell(Readiness::Gone);
+        self.tell(PipeEvent::Gone);
     }
 
     /// Gives the hold its key; a client that is gone already is told of at once.
     fn open(&self, key: ConnectionKey) {
         self.key.set(Some(key));
         if self.is_gone.get() {
-            self.tell(Readiness::Gone);
+            self.tell(PipeEvent::Gone);
         }
     }
 }
@@ -151,18 +158,18 @@ impl HeldBody {
     pub(crate) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
         let pipe = &self.0;
         if let Some(piece) = pipe.pieces.borrow_mut().pop_front() {
             pipe.bytes.set(pipe.bytes.get() - piece.len());
             if pipe.bytes.get() <= FULL / 2 && pipe.is_blocked.replace(false) {
-                pipe.lease.tell(Readiness::Writable);
+                pipe.lease.tell(PipeEvent::Writable);
             }
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         match pipe.end.get() {
             End::Complete => Poll::Ready(None),
-            End::GivenUp => Poll::Ready(Some(Err(BodyError::GivenUp))),
+            End::GivenUp => Poll::Ready(Some(Err(GivenUp))),
             End::NotYet => {
                 pipe.waker.replace(Some(context.waker().clone()));
                 Poll::Pending
@@ -237,7 +244,7 @@ impl Drop for Awaited {
 
 /// All HTTP/2 streams and requests that a shard holds.
 #[derive(Debug, Default)]
-pub(super) struct Pipes {
+pub(crate) struct Pipes {
     held: FxHashMap<ConnectionKey, HeldAt>,
 }
 
@@ -248,23 +255,23 @@ enum HeldAt {
 }
 
 impl Pipes {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
 
-    pub(super) fn insert_stream(&mut self, key: ConnectionKey, pipe: &Rc<Pipe>) {
+    pub(crate) fn insert_stream(&mut self, key: ConnectionKey, pipe: &Rc<Pipe>) {
         self.held.insert(key, HeldAt::Stream(Rc::clone(pipe)));
         pipe.lease.open(key);
     }
 
-    pub(super) fn insert_request(&mut self, key: ConnectionKey, wait: Wait) {
+    pub(crate) fn insert_request(&mut self, key: ConnectionKey, wait: Wait) {
         let lease = Rc::clone(&wait.lease);
         self.held.insert(key, HeldAt::Request(wait));
         lease.open(key);
     }
 
     /// Moves what there is room for out of the outbox; `None` if `key` is held elsewhere.
-    pub(super) fn write(&mut self, key: ConnectionKey, outbox: &mut Outbox) -> Option<usize> {
+    pub(crate) fn write(&mut self, key: ConnectionKey, outbox: &mut Outbox) -> Option<usize> {
         match self.held.get(&key)? {
             HeldAt::Stream(pipe) => Some(pipe.fill(outbox)),
             HeldAt::Request(_) => Some(0),
@@ -272,21 +279,21 @@ impl Pipes {
     }
 
     /// Ends a stream that is complete.
-    pub(super) fn finish(&mut self, key: ConnectionKey) {
+    pub(crate) fn finish(&mut self, key: ConnectionKey) {
         if let Some(HeldAt::Stream(pipe)) = self.held.remove(&key) {
             pipe.finish(End::Complete);
         }
     }
 
     /// Breaks a stream off.
-    pub(super) fn give_up(&mut self, key: ConnectionKey) {
+    pub(crate) fn give_up(&mut self, key: ConnectionKey) {
         if let Some(HeldAt::Stream(pipe)) = self.held.remove(&key) {
             pipe.finish(End::GivenUp);
         }
     }
 
     /// Says what becomes of a request.
-    pub(super) fn settle(&mut self, key: ConnectionKey, verdict: Verdict) {
+    pub(crate) fn settle(&mut self, key: ConnectionKey, verdict: Verdict) {
         if let Some(HeldAt::Request(wait)) = self.held.remove(&key) {
             // The client may have left this moment.
             let _ = wait.verdict.send(verdict);
