@@ -108,6 +108,8 @@ counters! {
     link_errors: "gripline_link_errors_total", "counter";
     /// Requests that the hub made on its own: links, gone links, questions of filters.
     errands: "gripline_errands_total", "counter";
+    /// Gone links that were not told because too many waited.
+    farewells_dropped: "gripline_farewells_dropped_total", "counter";
     /// Items that a filter could not handle, by connection.
     filter_errors: "gripline_filter_errors_total", "counter";
     /// Items dropped because too many waited for one connection while it asked its origin.

@@ -23,12 +23,24 @@ use crate::routes::Route;
 pub(crate) struct Behalf {
     /// The route of the client's request.
     pub(crate) route: Arc<Route>,
-    /// The client's request as its origin knows it; relative links begin there.
+    /// The client's request as its origin knows it, or the last link; relative links begin there.
     pub(crate) uri: Uri,
+    /// How `uri` is reached.
+    pub(crate) way: Way,
     /// Channels that the route's target adds to every hold.
     pub(crate) implicit: Vec<ChannelName>,
     /// Whether clients are told what is wrong.
     pub(crate) tells_errors: bool,
+}
+
+/// How a URI is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By the routes. Whatever has its host from the client goes this way: else a client could send
+    /// the hub anywhere.
+    Routes,
+    /// Straight to its host, which an origin has named.
+    Direct,
 }
 
 /// Where a stream goes on; GRIP `Grip-Link` with `rel=next`.
@@ -38,6 +50,24 @@ pub(crate) struct Next {
     pub(crate) uri: Uri,
     /// How long a channel may be silent before the link is followed.
     pub(crate) timeout: Duration,
+}
+
+/// A request is asked again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Again {
+    /// What the client has.
+    pub(crate) last: Vec<Last>,
+    pub(crate) comparison: Comparison,
+}
+
+/// Whether a client's ids are compared with the last ones published when it attaches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Comparison {
+    /// They are, but for those with which the origin was asked already.
+    #[default]
+    New,
+    /// None: the origin was asked because of such a comparison, and stays with what it said.
+    Never,
 }
 
 /// One line of GRIP `Grip-Last`.
@@ -171,6 +201,9 @@ pub(crate) enum LinkError {
     /// Its instruction is in the body, which is the stream's.
     #[error("Next link returned application/grip-instruct content.")]
     Form,
+    /// It cannot be appended to a stream, because it is encoded.
+    #[error("Next link returned content with a Content-Encoding.")]
+    Encoded,
     /// Its instruction cannot be followed.
     #[error("Failed to parse accept instructions: {0}")]
     Instruct(#[from] InstructError),

@@ -90,6 +90,7 @@ impl Hub {
             Arc::clone(&config),
             new_counters(&mut all_counters),
             Arc::clone(&tls),
+            routes.clone(),
             report_senders.clone(),
         )?;
         let epoch = tokio::time::Instant::now().into_std();

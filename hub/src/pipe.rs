@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Outbox;
-use crate::errand::Last;
+use crate::errand::Again;
 use crate::mailbox::ConnectionKey;
 
 /// Bytes that may be in a pipe; the rest waits in the outbox.
@@ -192,7 +192,7 @@ pub(crate) enum Verdict {
     /// This is its answer.
     Answer(Box<Answer>),
     /// The origin is to be asked again, with what the client has.
-    Retry(Vec<Last>),
+    Retry(Again),
 }
 
 /// The shard's end of a held HTTP/2 request.
@@ -288,6 +288,7 @@ impl Pipes {
     /// Breaks a stream off.
     pub(crate) fn give_up(&mut self, key: ConnectionKey) {
         if let Some(HeldAt::Stream(pipe)) = self.held.remove(&key) {
+            pipe.pieces.borrow_mut().clear();
             pipe.finish(End::GivenUp);
         }
     }

@@ -29,7 +29,6 @@ enum Request {
         shard: ShardId,
         channels: Vec<ChannelName>,
     },
-    ForgetLast(ChannelName),
 }
 
 /// A publisher's request.
@@ -69,11 +68,6 @@ impl BrokerHandle {
 
     pub(crate) fn detach(&self, shard: ShardId, channels: Vec<ChannelName>) {
         let _ = self.requests.send(Request::Detach { shard, channels });
-    }
-
-    /// The last id of a channel is no longer compared with anything.
-    pub(crate) fn forget_last(&self, channel: ChannelName) {
-        let _ = self.requests.send(Request::ForgetLast(channel));
     }
 
     /// Queues an item; waits while the broker is busy. The ticket hears how many connections the
@@ -172,7 +166,6 @@ impl Driver {
                 let now = Instant::now().into_std();
                 self.broker.detach(shard, channels, now);
             }
-            Request::ForgetLast(channel) => self.broker.forget_last(&channel),
         }
     }
 

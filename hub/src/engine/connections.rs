@@ -261,6 +261,12 @@ impl Connections {
         self.slab.len()
     }
 
+    /// The connections of which something is so.
+    pub(crate) fn keys_where(&self, is_so: impl Fn(&Connection) -> bool) -> Vec<ConnectionKey> {
+        let is_chosen = |key: &ConnectionKey| is_so(&self.slab[key.index as usize]);
+        self.keys().filter(is_chosen).collect()
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = ConnectionKey> {
         self.slab.iter().map(|(index, connection)| ConnectionKey {
             index: u32::try_from(index).expect("inserted with an index of 32 bits"),

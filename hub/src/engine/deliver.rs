@@ -15,7 +15,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use super::connections::{Connection, Phase};
 use super::session::{Asking, Busy, Content, Session};
 use super::{Engine, Output, mark_dirty};
-use crate::errand::{ErrandKind, Urgency};
+use crate::errand::{Comparison, ErrandKind, Urgency};
 use crate::mailbox::{ConnectionKey, Sequenced};
 
 /// What a client reads of an error that only an operator should know.
@@ -109,10 +109,14 @@ impl Engine {
         };
         let has_next = session.next.is_some();
         let slot = &mut session.slots[index];
+        if slot.has(item) {
+            // The origin wrote it before it was published.
+            return;
+        }
         if !slot.continues_with(item) {
             self.counters.gaps.increment();
             if is_response || has_next {
-                return self.ask_again(key, index);
+                return self.ask_again(key);
             }
             // Nobody can be asked for what is missing; the rest is better than nothing.
         }
@@ -126,16 +130,14 @@ impl Engine {
     }
 
     /// The origin knows what the connection missed.
-    fn ask_again(&mut self, key: ConnectionKey, slot: usize) {
+    fn ask_again(&mut self, key: ConnectionKey) {
         let (_, connection) = self.connections.live(key.index);
         let is_response = matches!(connection.phase, Phase::Response(_));
         if let Some(session) = &mut connection.session {
             session.backlog.clear();
-            let channel = session.slots[slot].channel.clone();
-            self.outputs.push_back(Output::ForgetLast(channel));
         }
         if is_response {
-            self.retry(key);
+            self.retry(key, Comparison::New);
         } else {
             self.follow(key, Urgency::Low);
         }
@@ -240,7 +242,7 @@ impl Engine {
                 self.answer(key, answer);
             }
             Some(Word::Stream(HttpStream::Close)) => self.let_go(key),
-            Some(Word::Response(HttpResponse::Hint)) => self.retry(key),
+            Some(Word::Response(HttpResponse::Hint)) => self.retry(key, Comparison::New),
             Some(
                 Word::Stream(HttpStream::Refresh)
                 | Word::Response(HttpResponse::Close | HttpResponse::Refresh),
@@ -300,6 +302,15 @@ impl Engine {
 }
 
 impl Connection {
+    /// Whether an origin can be asked what became of it.
+    pub(super) fn can_be_updated(&self) -> bool {
+        match self.phase {
+            Phase::Response(_) => true,
+            Phase::Stream(_) => self.session.as_ref().is_some_and(|it| it.next.is_some()),
+            Phase::Opening(_) | Phase::Ending => false,
+        }
+    }
+
     /// Whether the client has a part of a body that is still coming.
     pub(super) fn is_amid_body(&self) -> bool {
         self.session

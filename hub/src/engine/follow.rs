@@ -14,7 +14,7 @@ use grip::publish::StreamContent;
 use super::connections::Phase;
 use super::session::{Busy, Receiving, Session, Slot};
 use super::{AfterBody, AfterStart, Engine, KeepAliveRule, Output, mark_dirty};
-use crate::errand::{ErrandKind, LinkError, Linked, News, Next, Receipt, Urgency};
+use crate::errand::{Comparison, ErrandKind, LinkError, Linked, News, Next, Receipt, Urgency};
 use crate::mailbox::{Attachment, Conflict, ConnectionKey, Sequence};
 
 /// Bytes that a client may have to read before the sender of a body has to wait for it.
@@ -98,7 +98,7 @@ impl Engine {
             return;
         };
         match connection.phase {
-            Phase::Response(_) => self.retry(key),
+            Phase::Response(_) => self.retry(key, Comparison::New),
             Phase::Stream(_) => self.follow(key, Urgency::Low),
             Phase::Opening(_) | Phase::Ending => {}
         }

@@ -27,7 +27,7 @@ use grip::publish::{HttpResponse, HttpStream, Item, StreamContent};
 use rustc_hash::FxHashSet;
 
 use crate::counters::Counters;
-use crate::errand::{Behalf, ErrandKind, Last};
+use crate::errand::{Again, Behalf, Comparison, ErrandKind};
 use crate::mailbox::{Attachment, Conflict, ConnectionKey, Sequence, Sequenced};
 
 pub(crate) use connections::{
@@ -57,8 +57,6 @@ pub(crate) enum Output {
     },
     /// Tell the broker that one connection less wants each of these channels.
     Detach(Vec<ChannelName>),
-    /// Tell the broker that its last id of a channel does not fit what the origin says.
-    ForgetLast(ChannelName),
     /// End this connection at once. The engine has forgotten it.
     Drop(ConnectionKey),
     /// The stream has begun: read the rest of its first body. What comes of it is answered by
@@ -73,7 +71,7 @@ pub(crate) enum Output {
     Retry {
         connection: ConnectionKey,
         reply: Reply,
-        last: Vec<Last>,
+        again: Again,
     },
     /// Run an errand; unless it is [`ErrandKind::Gone`], its report is answered by
     /// [`Engine::handle_news`].
@@ -210,7 +208,9 @@ impl Engine {
                 self.begin_response(key, waiting, timeout, now);
                 if conflict == Conflict::Found {
                     self.counters.gaps.increment();
-                    self.retry(key);
+                    // What the origin says then is not compared again: it may know less than was
+                    // published, and would be asked for ever.
+                    self.retry(key, Comparison::Never);
                 }
             }
         }
@@ -343,7 +343,7 @@ impl Engine {
                 self.counters.deliveries.increment();
                 self.answer(key, answer);
             }
-            (Phase::Response(_), Some(HttpResponse::Hint)) => self.retry(key),
+            (Phase::Response(_), Some(HttpResponse::Hint)) => self.retry(key, Comparison::New),
             _ => self.let_go(key),
         }
     }
@@ -376,7 +376,7 @@ impl Engine {
     }
 
     /// Has the origin asked again what becomes of a waiting request; GRIP `Grip-Last`.
-    fn retry(&mut self, key: ConnectionKey) {
+    fn retry(&mut self, key: ConnectionKey, comparison: Comparison) {
         if self.draining.is_some() {
             return self.let_go(key);
         }
@@ -398,7 +398,7 @@ impl Engine {
             self.outputs.push_back(Output::Retry {
                 connection: key,
                 reply: waiting.reply,
-                last,
+                again: Again { last, comparison },
             });
         }
     }
@@ -512,7 +512,9 @@ impl Engine {
 
     /// All origins are to be asked again; GRIP `recover`.
     pub(crate) fn handle_recover(&mut self, now: Instant) {
-        let keys: Vec<ConnectionKey> = self.connections.keys().collect();
+        // They are all there; who waits for an update is among them.
+        self.updates.clear();
+        let keys = self.connections.keys_where(Connection::can_be_updated);
         self.update_soon(keys, now);
     }
 

@@ -14,7 +14,7 @@ use grip::filter::{BodyFilter, Context, Filter, FilterError, Inquiry};
 use grip::publish::Item;
 use http::Uri;
 
-use crate::errand::{Behalf, Last, Linked, Next, Receipt, Urgency};
+use crate::errand::{Again, Behalf, Comparison, Last, Linked, Next, Receipt, Urgency};
 use crate::mailbox::{Attachment, Sequenced};
 
 /// Items that wait for one connection while it waits for an origin; more are dropped and counted.
@@ -87,6 +87,8 @@ pub(crate) struct Slot {
     pub(crate) filters: Box<[Filter]>,
     /// Whether an item came since the last beat.
     pub(super) is_heard: bool,
+    /// Whether the id is compared with the last one published when the connection attaches.
+    pub(super) is_compared: bool,
 }
 
 /// The id of the last item that a connection has of a channel.
@@ -229,6 +231,7 @@ impl Slot {
                         .filter_map(|name| Filter::named(name))
                         .collect(),
                     is_heard: false,
+                    is_compared: true,
                 });
             }
         }
@@ -240,6 +243,7 @@ impl Slot {
                     prev_id: PrevId::Unchecked,
                     filters: Box::default(),
                     is_heard: false,
+                    is_compared: true,
                 });
             }
         }
@@ -251,14 +255,30 @@ impl Slot {
         self.prev_id != PrevId::Unchecked || !self.filters.is_empty()
     }
 
+    /// The origin was asked again and gave this: an id with which it was asked is as new as it
+    /// gets.
+    pub(crate) fn compare_after(&mut self, again: &Again) {
+        let is_known =
+            |last: &Last| last.name == self.name && self.prev_id.id() == Some(last.id.as_str());
+        self.is_compared = again.comparison == Comparison::New && !again.last.iter().any(is_known);
+    }
+
     pub(super) fn attachment(&self) -> Attachment {
         let prev_id = match &self.prev_id {
-            PrevId::Unchecked => None,
-            PrevId::Is(id) => Some(id.clone()),
+            PrevId::Is(id) if self.is_compared => Some(id.clone()),
+            PrevId::Is(_) | PrevId::Unchecked => None,
         };
         Attachment {
             channel: self.channel.clone(),
             prev_id,
+        }
+    }
+
+    /// Whether the connection has the item already.
+    pub(super) fn has(&self, item: &Item) -> bool {
+        match (&self.prev_id, &item.id) {
+            (PrevId::Is(last), Some(id)) => last == id,
+            _ => false,
         }
     }
 

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::*;
 use crate::counters::Counter;
+use crate::errand::Last;
 
 struct Bench {
     engine: Engine,
@@ -115,11 +116,12 @@ impl Bench {
                     let names: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
                     format!("detach {}", names.join(" "))
                 }
-                Output::ForgetLast(name) => format!("forget last of {name}"),
                 Output::Feed(_) => "feed".to_owned(),
                 Output::Drop(_) => "drop".to_owned(),
                 Output::Answer { answer, .. } => format!("answer {:?}", answer.body),
-                Output::Retry { last, .. } => format!("retry {}", lines(&last)),
+                Output::Retry { again, .. } => {
+                    format!("retry {:?} {}", again.comparison, lines(&again.last))
+                }
                 Output::Run { kind, .. } => match kind {
                     ErrandKind::Follow {
                         next,

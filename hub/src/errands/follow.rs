@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use grip::ChannelName;
+use grip::fields::GRIPLINE_STALE;
 use grip::instruct::Instruct;
 use http::header::HeaderMap;
 use http::{Method, Response, Uri};
@@ -19,7 +21,7 @@ use super::Errands;
 use super::send::Question;
 use crate::errand::{Behalf, Last, LinkError, Linked, News, Next, Receipt, Urgency};
 use crate::mailbox::{ConnectionKey, ShardId};
-use crate::proxy::Links;
+use crate::proxy::{Links, is_encoded, way};
 
 /// How long a request that is not urgent waits for others like it.
 const GATHER: Duration = Duration::from_millis(100);
@@ -27,6 +29,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const PER_GATHER: usize = 100;
 /// Attempts after the first; the wait before them doubles, beginning with a second.
 const RETRIES: u32 = 5;
+/// How long an origin may take to answer, and to go on with a body.
+const DEADLINE: Duration = Duration::from_mins(1);
 /// How long one client may keep others that share a body waiting.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -45,8 +49,9 @@ struct FetchKey {
     uri: Uri,
     /// Sorted.
     last: Vec<Last>,
-    /// The route, by its address: one that was reloaded is another.
-    route: usize,
+    route: Arc<str>,
+    /// Channels that the answer's hold gets besides its own.
+    implicit: Vec<ChannelName>,
 }
 
 /// Requests that have no answer yet.
@@ -62,7 +67,15 @@ pub(super) struct Fetches {
 struct Waiting {
     behalf: Arc<Behalf>,
     members: Vec<Member>,
-    is_begun: bool,
+    stage: Stage,
+}
+
+/// How far a request without answer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Wanted,
+    Queued,
+    Begun,
 }
 
 impl Errands {
@@ -79,25 +92,31 @@ impl Errands {
         let key = FetchKey {
             uri: next.uri,
             last,
-            route: Arc::as_ptr(&behalf.route) as usize,
+            route: Arc::clone(&behalf.route.id),
+            implicit: behalf.implicit.clone(),
         };
         let mut fetches = self.fetches.borrow_mut();
         let Fetches { waiting, queue, .. } = &mut *fetches;
-        let fetch = waiting.entry(key.clone()).or_insert_with(|| {
-            queue.push_back((Instant::now() + GATHER, key.clone()));
-            Waiting {
-                behalf,
-                members: Vec::new(),
-                is_begun: false,
-            }
+        let fetch = waiting.entry(key.clone()).or_insert_with(|| Waiting {
+            behalf,
+            members: Vec::new(),
+            stage: Stage::Wanted,
         });
         fetch.members.push(member);
-        if urgency == Urgency::High && !fetch.is_begun {
-            fetch.is_begun = true;
-            self.begin_fetch(key, Arc::clone(&fetch.behalf));
-        } else if !fetches.is_pacing {
-            fetches.is_pacing = true;
-            tokio::task::spawn_local(Rc::clone(self).pace());
+        match (fetch.stage, urgency) {
+            (Stage::Wanted | Stage::Queued, Urgency::High) => {
+                fetch.stage = Stage::Begun;
+                self.begin_fetch(key, Arc::clone(&fetch.behalf));
+            }
+            (Stage::Wanted, Urgency::Low) => {
+                fetch.stage = Stage::Queued;
+                queue.push_back((Instant::now() + GATHER, key));
+                if !fetches.is_pacing {
+                    fetches.is_pacing = true;
+                    tokio::task::spawn_local(Rc::clone(self).pace());
+                }
+            }
+            (Stage::Queued | Stage::Begun, _) => {}
         }
     }
 
@@ -167,12 +186,14 @@ impl Errands {
                 last: &key.last,
                 body: Bytes::new(),
             };
-            match self.send(behalf, question).await {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => {
-                    tracing::info!(uri = %key.uri, status = %response.status(), "a link was refused");
+            let uri = &key.uri;
+            match tokio::time::timeout(DEADLINE, self.send(behalf, question)).await {
+                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+                Ok(Ok(response)) => {
+                    tracing::info!(%uri, status = %response.status(), "a link was refused");
                 }
-                Err(error) => tracing::info!(uri = %key.uri, %error, "a link has no answer"),
+                Ok(Err(error)) => tracing::info!(%uri, %error, "a link has no answer"),
+                Err(_) => tracing::info!(%uri, "a link has no answer in time"),
             }
         }
         Err(LinkError::Retrieve)
@@ -188,7 +209,17 @@ impl Errands {
         if grip::instruct::has_instruct_type(headers) {
             return Err(LinkError::Form);
         }
-        let instruct = Instruct::from_headers(headers, &self.config.limits.grip)?;
+        if is_encoded(headers) {
+            return Err(LinkError::Encoded);
+        }
+        let mut instruct = Instruct::from_headers(headers, &self.config.limits.grip)?;
+        if headers.contains_key(GRIPLINE_STALE) {
+            // A backup copy may be older than anything that is known.
+            self.counters.stale_answers.increment();
+            for channel in &mut instruct.channels {
+                channel.prev_id = None;
+            }
+        }
         let links = Links::of(&instruct, uri)?;
         Ok(Linked {
             instruct,
@@ -196,6 +227,7 @@ impl Errands {
             behalf: Arc::new(Behalf {
                 route: Arc::clone(&behalf.route),
                 uri: uri.clone(),
+                way: way(behalf, uri),
                 implicit: behalf.implicit.clone(),
                 tells_errors: behalf.tells_errors,
             }),
@@ -204,9 +236,12 @@ impl Errands {
 
     /// Passes a body on at the speed of the slowest stream that waits for it.
     async fn pass_on(&self, mut body: Incoming, members: &[Member]) {
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else {
-                return self.tell(members, || News::Broken);
+        loop {
+            let frame = match tokio::time::timeout(DEADLINE, body.frame()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => frame,
+                // Broken, or silent for too long.
+                Ok(Some(Err(_))) | Err(_) => return self.tell(members, || News::Broken),
             };
             if let Ok(data) = frame.into_data()
                 && !data.is_empty()
@@ -266,9 +301,9 @@ impl Fetches {
         {
             let (_, key) = self.queue.pop_front()?;
             if let Some(fetch) = self.waiting.get_mut(&key)
-                && !fetch.is_begun
+                && fetch.stage == Stage::Queued
             {
-                fetch.is_begun = true;
+                fetch.stage = Stage::Begun;
                 return Some((key, Arc::clone(&fetch.behalf)));
             }
         }

@@ -17,12 +17,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::errand::{Errand, ErrandKind, Report};
+use crate::proxy::CurrentRoutes;
+use crate::routes::Routes;
 use crate::upstream::{TlsConfig, Upstream};
 use ask::Paces;
 use follow::Fetches;
@@ -30,6 +32,8 @@ use follow::Fetches;
 /// Words to origins about clients that are gone, under way at a time; more wait.
 const MAX_GONE: usize = 100;
 
+/// Such words that wait or are under way; more are dropped and counted.
+const MAX_FAREWELLS: usize = 10_000;
 /// How long the end of the hub waits for such words.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -54,6 +58,7 @@ struct Errands {
     config: Arc<Config>,
     counters: Arc<Counters>,
     upstream: Upstream<Full<Bytes>>,
+    routes: CurrentRoutes,
     /// By shard.
     reports: Vec<mpsc::UnboundedSender<Report>>,
     fetches: RefCell<Fetches>,
@@ -68,6 +73,7 @@ pub(crate) fn spawn(
     config: Arc<Config>,
     counters: Arc<Counters>,
     tls: Arc<TlsConfig>,
+    routes: watch::Receiver<Arc<Routes>>,
     reports: Vec<mpsc::UnboundedSender<Report>>,
 ) -> io::Result<(ErrandsHandle, JoinHandle<()>)> {
     let (sender, mut queue) = mpsc::unbounded_channel();
@@ -85,6 +91,7 @@ pub(crate) fn spawn(
         LocalSet::new().block_on(&runtime, async {
             let errands = Rc::new(Errands {
                 upstream: Upstream::new(tls, Arc::clone(&counters)),
+                routes: CurrentRoutes::new(routes),
                 config,
                 counters,
                 reports,
@@ -134,6 +141,9 @@ impl Errands {
                 let this = Rc::clone(self);
                 let mut farewells = self.farewells.borrow_mut();
                 while farewells.try_join_next().is_some() {}
+                if farewells.len() >= MAX_FAREWELLS {
+                    return self.counters.farewells_dropped.increment();
+                }
                 farewells.spawn_local(async move {
                     // The semaphore is never closed.
                     let _permit = this.gone.acquire().await;

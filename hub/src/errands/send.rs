@@ -1,5 +1,7 @@
 //! Requests of the hub's own: where they go, what they carry.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use grip::fields::{self, GRIP_LAST};
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap};
@@ -9,10 +11,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::Errands;
-use crate::errand::{Behalf, Last};
+use crate::errand::{Behalf, Last, Way};
 use crate::proxy::request::{add_last, set_route_headers, sign};
-use crate::proxy::{LinkTarget, endpoint, unix_now};
-use crate::routes::{Addresses, Route, TargetKind};
+use crate::proxy::{endpoint, unix_now, way};
+use crate::routes::{self, Addresses, Lookup, Protocol, Route, TargetKind};
 use crate::upstream::{Endpoint, Reach, Security, SendError, TlsRules, Verification};
 
 /// A request of the hub's own.
@@ -27,8 +29,8 @@ pub(super) struct Question<'a> {
 }
 
 impl Errands {
-    /// Sends a request the way that the client's own would go, if it is for the same host and path;
-    /// else straight to its host. Either way it is signed like the client's.
+    /// Sends a request the way that its URI is [reached](way). Either way it is signed like the
+    /// client's.
     ///
     /// Cancel safe.
     pub(super) async fn send(
@@ -37,27 +39,52 @@ impl Errands {
         question: Question<'_>,
     ) -> Result<Response<Incoming>, SendError> {
         self.counters.errands.increment();
-        let route = &behalf.route;
-        match LinkTarget::of(behalf, question.uri) {
-            LinkTarget::Route => self.send_by_route(route, question).await,
-            LinkTarget::Direct => {
-                let is_confined = route
-                    .targets
-                    .iter()
-                    .any(|target| target.addresses == Addresses::Public);
-                let reach = if is_confined {
-                    Reach::PublicOnly
-                } else {
-                    Reach::Any
-                };
-                let endpoint = direct(question.uri);
-                let path = path_of(question.uri);
-                let host = host_of(question.uri);
-                let headers = self.headers(route, &question, host);
-                let request = request(&question, path, headers);
-                self.upstream.send(&endpoint, reach, request).await
-            }
+        match way(behalf, question.uri) {
+            Way::Routes => match self.route(behalf, question.uri) {
+                Some(route) => self.send_by_route(&route, question).await,
+                None => Err(SendError::Other("no route is for it".to_owned())),
+            },
+            Way::Direct => self.send_directly(&behalf.route, question).await,
         }
+    }
+
+    /// The route of the client's request, if it is still there and is for this path; else the one
+    /// that a request for this URI would take.
+    fn route(&self, behalf: &Behalf, uri: &Uri) -> Option<Arc<Route>> {
+        let host = uri.authority().map_or("", |authority| authority.host());
+        let security = match uri.scheme_str() {
+            Some("https") => routes::Security::Tls,
+            _ => routes::Security::Plain,
+        };
+        let lookup = Lookup {
+            host,
+            path: uri.path(),
+            protocol: Protocol::Http,
+            security,
+            id: Some(&behalf.route.id),
+        };
+        let routes = self.routes.now();
+        let found = routes.find(&lookup);
+        let found = found.or_else(|| routes.find(&Lookup { id: None, ..lookup }));
+        found.cloned()
+    }
+
+    async fn send_directly(
+        &self,
+        route: &Route,
+        question: Question<'_>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let mut targets = route.targets.iter();
+        let is_confined = targets.any(|target| target.addresses == Addresses::Public);
+        let reach = if is_confined {
+            Reach::PublicOnly
+        } else {
+            Reach::Any
+        };
+        let endpoint = direct(question.uri);
+        let headers = self.headers(route, &question, host_of(question.uri));
+        let request = request(&question, path_of(question.uri), headers);
+        self.upstream.send(&endpoint, reach, request).await
     }
 
     async fn send_by_route(

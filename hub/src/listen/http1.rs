@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::{Connection, HEAD_TIMEOUT, Handover};
 use crate::client_io::{self, ClientIo, Gate, Gated};
-use crate::errand::Last;
+use crate::errand::Again;
 use crate::life::draining;
 use crate::proxy::{ClientRequest, Content, Held, Outcome, Proxy, ResponseBody};
 
@@ -44,7 +44,7 @@ impl Connection {
             .header_read_timeout(HEAD_TIMEOUT);
         let gate = Rc::new(Gate::default());
         let asked: Rc<RefCell<Option<Box<Held>>>> = Rc::default();
-        let last = Rc::new(RefCell::new(std::mem::take(&mut self.last)));
+        let again = Rc::new(RefCell::new(self.again.take()));
         let service = service_fn(|request| {
             // Boxed: a connection's memory must not hold the largest request's state twice over.
             Box::pin(answer(
@@ -54,7 +54,7 @@ impl Connection {
                 Rc::clone(&gate),
                 Rc::clone(&asked),
                 // The first request is the one that was held before.
-                last.take(),
+                again.take(),
             ))
         });
         let io = TokioIo::new(ClientIo::new(self.stream, self.input, Rc::clone(&gate)));
@@ -119,7 +119,7 @@ async fn answer(
     peer: SocketAddr,
     gate: Rc<Gate>,
     asked: Rc<RefCell<Option<Box<Held>>>>,
-    last: Vec<Last>,
+    again: Option<Again>,
 ) -> Result<Response<Gated<ResponseBody>>, std::convert::Infallible> {
     let answering = gate.begin();
     let (head, body) = request.into_parts();
@@ -127,7 +127,7 @@ async fn answer(
         head,
         content: Content::of_client(body, proxy.config().limits.instruct_bytes),
         peer,
-        last,
+        again,
     };
     match proxy.handle(request).await {
         Outcome::Response(response) => Ok(response.map(|body| answering.with(body))),

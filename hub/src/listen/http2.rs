@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{Connection, Handover};
 use crate::client_io::{ClientIo, Gate};
+use crate::errand::Again;
 use crate::life::draining;
 use crate::pipe::{Pipe, PipeEvent, Verdict, Wait};
 use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, ResponseBody, respond};
@@ -89,7 +90,7 @@ impl Service {
             content: Content::of_client(body, self.proxy.config().limits.instruct_bytes),
             head,
             peer: self.peer,
-            last: Vec::new(),
+            again: None,
         };
         loop {
             let hold = match self.proxy.handle(request).await {
@@ -127,7 +128,7 @@ impl Service {
                 answer.headers,
                 ResponseBody::full(answer.body),
             )),
-            Some(Verdict::Retry(last)) => match self.again(original, last) {
+            Some(Verdict::Retry(again)) => match self.again(original, again) {
                 Some(again) => Err(Box::new(again)),
                 None => Ok(unavailable()),
             },
@@ -135,17 +136,13 @@ impl Service {
         }
     }
 
-    fn again(
-        &self,
-        original: Option<Original>,
-        last: Vec<crate::errand::Last>,
-    ) -> Option<ClientRequest> {
+    fn again(&self, original: Option<Original>, again: Again) -> Option<ClientRequest> {
         let (head, body) = original?.request()?.into_parts();
         Some(ClientRequest {
             head,
             content: Content::complete(body),
             peer: self.peer,
-            last,
+            again: Some(again),
         })
     }
 }

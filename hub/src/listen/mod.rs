@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use crate::errand::Last;
+use crate::errand::Again;
 use crate::life::{Life, draining};
 use crate::pipe::{Pipe, PipeEvent, Wait};
 use crate::proxy::{Held, Proxy};
@@ -49,8 +49,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Bytes that the client has already sent.
     pub(crate) input: Bytes,
-    /// What the client has, if its next request was held before and is asked again.
-    pub(crate) last: Vec<Last>,
+    /// Set if the client's next request was held before.
+    pub(crate) again: Option<Again>,
     pub(crate) proxy: Rc<Proxy>,
     pub(crate) handovers: mpsc::UnboundedSender<Handover>,
     pub(crate) pipe_events: mpsc::UnboundedSender<PipeEvent>,

@@ -4,7 +4,7 @@ use grip::instruct::{Instruct, InstructError};
 use http::Uri;
 use url::Url;
 
-use crate::errand::{Behalf, Next};
+use crate::errand::{Behalf, Next, Way};
 
 /// The absolute URI of a link in an answer of `base`.
 ///
@@ -44,37 +44,15 @@ impl Links {
     }
 }
 
-/// Which way a link's request takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LinkTarget {
-    /// That of the client's request: the link is on the same host, under the route's path.
-    Route,
-    /// To the link's own host.
-    Direct,
-}
-
-impl LinkTarget {
-    pub(crate) fn of(behalf: &Behalf, link: &Uri) -> Self {
-        let is_same = behalf.uri.scheme() == link.scheme()
-            && behalf.uri.host() == link.host()
-            && port(&behalf.uri) == port(link);
-        let path_beg = behalf.route.condition.path_beg.as_deref();
-        let is_below = path_beg.is_none_or(|beginning| link.path().starts_with(beginning));
-        if is_same && is_below {
-            Self::Route
-        } else {
-            Self::Direct
-        }
+/// How a link is reached: like the URI that it is relative to, unless it is on another host.
+pub(crate) fn way(behalf: &Behalf, link: &Uri) -> Way {
+    // Written in the way in which links are, so that the same host looks the same.
+    let base = Url::parse(&behalf.uri.to_string()).map(|url| url.origin());
+    let link = Url::parse(&link.to_string()).map(|url| url.origin());
+    match (base, link) {
+        (Ok(base), Ok(link)) if base != link => Way::Direct,
+        _ => behalf.way,
     }
-}
-
-fn port(uri: &Uri) -> u16 {
-    let default = if uri.scheme_str() == Some("https") {
-        443
-    } else {
-        80
-    };
-    uri.port_u16().unwrap_or(default)
 }
 
 #[cfg(test)]

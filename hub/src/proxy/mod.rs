@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::dressing::Dressing;
 use crate::engine::{AfterHold, Hold};
-use crate::errand::{Behalf, Last};
+use crate::errand::{Again, Behalf, Way};
 use crate::routes::{Lookup, Protocol, Route, Routes, Security, Setting};
 use crate::upstream::{TlsConfig, Upstream};
 use body::Progress;
@@ -44,9 +44,9 @@ use error::{Candour, ProxyError};
 use request::{PUSHPIN_ROUTE, Preparation, Trust};
 
 pub(crate) use body::{Content, OriginBody, ResponseBody};
-pub(crate) use link::{LinkTarget, Links, resolve};
+pub(crate) use link::{Links, resolve, way};
 pub(crate) use replay::Original;
-pub(crate) use response::respond;
+pub(crate) use response::{is_encoded, respond};
 pub(crate) use target::endpoint;
 
 /// A shard's way to the origins.
@@ -90,8 +90,8 @@ pub(crate) struct ClientRequest {
     pub(crate) head: http::request::Parts,
     pub(crate) content: Content,
     pub(crate) peer: SocketAddr,
-    /// What the client has, if its request was held before and is asked again.
-    pub(crate) last: Vec<Last>,
+    /// Set if the request was held before.
+    pub(crate) again: Option<Again>,
 }
 
 /// What a request comes to.
@@ -128,6 +128,7 @@ struct Asked {
     behalf: Arc<Behalf>,
     dressing: Option<Box<Dressing>>,
     trust: Trust,
+    again: Option<Again>,
 }
 
 impl Asked {
@@ -206,7 +207,7 @@ impl Proxy {
             mut head,
             mut content,
             peer,
-            last,
+            again,
         } = request;
         if head.method == Method::CONNECT {
             return Err(ProxyError::Connect);
@@ -241,6 +242,7 @@ impl Proxy {
         let path = route.rewrite_path(&path.unwrap_or_else(root));
         let behalf = Arc::new(Behalf {
             uri: origin_uri(&route, &head.headers, &path, security),
+            way: Way::Routes,
             implicit: Vec::new(),
             tells_errors: manner.candour == Candour::Debug,
             route: Arc::clone(&route),
@@ -256,6 +258,7 @@ impl Proxy {
             behalf,
             dressing: manner.dressing.clone(),
             trust,
+            again: again.clone(),
         });
         let preparation = Preparation {
             config: &self.config,
@@ -263,7 +266,7 @@ impl Proxy {
             trust,
             peer: peer.ip(),
             security,
-            last: &last,
+            last: again.as_ref().map_or(&[], |again| &again.last),
             now: unix_now(),
         };
         preparation

@@ -232,7 +232,7 @@ impl Asked {
 }
 
 /// Published content is appended as it is, so a stream must not be encoded; RFC 9110 §8.4.
-pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|value| {
         !value
             .as_bytes()
@@ -392,7 +392,13 @@ fn stream(
 fn slots(channels: &[Channel], asked: &Asked) -> Vec<Slot> {
     let behalf = &asked.behalf;
     let implicit: &[ChannelName] = &behalf.implicit;
-    Slot::all(channels, &behalf.route.prefix, implicit)
+    let mut slots = Slot::all(channels, &behalf.route.prefix, implicit);
+    if let Some(again) = &asked.again {
+        for slot in &mut slots {
+            slot.compare_after(again);
+        }
+    }
+    slots
 }
 
 /// What the hold has beyond its subscriptions; most have nothing.

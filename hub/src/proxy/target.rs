@@ -188,6 +188,7 @@ fn take_implicit(asked: &mut Asked, target: &Target) {
     asked.behalf = Arc::new(Behalf {
         route: Arc::clone(&asked.behalf.route),
         uri: asked.behalf.uri.clone(),
+        way: asked.behalf.way,
         implicit: target.subscribe.clone(),
         tells_errors: asked.behalf.tells_errors,
     });

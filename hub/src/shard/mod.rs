@@ -26,7 +26,7 @@ use crate::broker::BrokerHandle;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::engine::{AfterHold, Engine, Output, Reply, SlowConsumer};
-use crate::errand::{Errand, Last, News, Receipt, Report};
+use crate::errand::{Again, Errand, News, Receipt, Report};
 use crate::errands::ErrandsHandle;
 use crate::life::{Life, draining};
 use crate::listen::{self, Handover};
@@ -247,13 +247,19 @@ impl Shard {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%error, "cannot set options of a connection");
         }
-        let connection = self.connection(stream, peer, Bytes::new(), Vec::new());
+        let connection = self.connection(stream, peer, Bytes::new(), None);
         self.tasks.spawn_local(connection.serve_new());
     }
 
     /// Reads requests from an HTTP/1 connection in a task of its own.
-    fn serve_on(&mut self, stream: TcpStream, peer: SocketAddr, input: Bytes, last: Vec<Last>) {
-        let connection = self.connection(stream, peer, input, last);
+    fn serve_on(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        input: Bytes,
+        again: Option<Again>,
+    ) {
+        let connection = self.connection(stream, peer, input, again);
         self.tasks.spawn_local(connection.serve_on());
     }
 
@@ -262,13 +268,13 @@ impl Shard {
         stream: TcpStream,
         peer: SocketAddr,
         input: Bytes,
-        last: Vec<Last>,
+        again: Option<Again>,
     ) -> listen::Connection {
         listen::Connection {
             stream,
             peer,
             input,
-            last,
+            again,
             proxy: Rc::clone(&self.proxy),
             handovers: self.handover_sender.clone(),
             pipe_events: self.pipe_event_sender.clone(),
@@ -326,7 +332,6 @@ impl Shard {
                         channels,
                     } => self.broker.attach(self.id, connection, channels),
                     Output::Detach(channels) => self.broker.detach(self.id, channels),
-                    Output::ForgetLast(channel) => self.broker.forget_last(channel),
                     Output::Drop(key) => self.drop_connection(key),
                     Output::Feed(key) => {
                         if let Some(body) = self.feeds.remove(&key) {
@@ -340,8 +345,8 @@ impl Shard {
                     Output::Retry {
                         connection,
                         reply,
-                        last,
-                    } => self.retry(connection, reply, last),
+                        again,
+                    } => self.retry(connection, reply, again),
                     Output::Run {
                         connection,
                         behalf,
@@ -383,13 +388,13 @@ impl Shard {
                 self.pipes.finish(key);
                 drop(self.held.remove(key));
             }
-            Some(AfterHold::Reuse) => self.give_back(key, &Bytes::new(), Vec::new()),
+            Some(AfterHold::Reuse) => self.give_back(key, &Bytes::new(), None),
         }
     }
 
     /// Gives a connection back to a task that reads requests; `first` stands before what the
     /// client sends.
-    fn give_back(&mut self, key: ConnectionKey, first: &Bytes, last: Vec<Last>) {
+    fn give_back(&mut self, key: ConnectionKey, first: &Bytes, again: Option<Again>) {
         match self.held.take(key) {
             Ok(Some((stream, peer, input))) => {
                 let input = if first.is_empty() {
@@ -397,7 +402,7 @@ impl Shard {
                 } else {
                     [first.as_ref(), &input].concat().into()
                 };
-                self.serve_on(stream, peer, input, last);
+                self.serve_on(stream, peer, input, again);
             }
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "cannot give a connection back"),
@@ -405,10 +410,10 @@ impl Shard {
     }
 
     /// Asks the origin again what becomes of a request.
-    fn retry(&mut self, key: ConnectionKey, reply: Reply, last: Vec<Last>) {
+    fn retry(&mut self, key: ConnectionKey, reply: Reply, again: Again) {
         match reply {
-            Reply::Http1 { request, .. } => self.give_back(key, &request, last),
-            Reply::Http2(_) => self.pipes.settle(key, Verdict::Retry(last)),
+            Reply::Http1 { request, .. } => self.give_back(key, &request, Some(again)),
+            Reply::Http2(_) => self.pipes.settle(key, Verdict::Retry(again)),
         }
     }
 
