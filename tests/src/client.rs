@@ -134,6 +134,11 @@ impl Client {
         if let Some(end) = bytes.iter().position(|byte| *byte == b' ') {
             self.method = String::from_utf8_lossy(&bytes[..end]).into_owned();
         }
+        self.send_content(bytes).await;
+    }
+
+    /// Sends these bytes, which begin no request.
+    pub async fn send_content(&mut self, bytes: &[u8]) {
         let sent = timeout(PATIENCE, self.stream.write_all(bytes)).await;
         match sent {
             Ok(Ok(())) => {}

@@ -14,9 +14,13 @@
 pub mod chain;
 pub mod client;
 pub mod edge;
+pub mod flood;
+pub mod http2;
 pub mod hub;
 pub mod message;
 pub mod origin;
+pub mod routes;
+pub mod tls;
 pub mod transcript;
 
 use std::future::Future;

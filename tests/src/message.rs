@@ -10,6 +10,11 @@ pub struct Head {
 }
 
 impl Head {
+    /// A head of these parts.
+    pub(crate) fn new(start: String, fields: Vec<(String, String)>) -> Self {
+        Self { start, fields }
+    }
+
     /// Takes a complete head from the beginning of `input`; `None` if more is needed.
     pub(crate) fn take_from(input: &mut Vec<u8>) -> Option<Self> {
         let length = find(input, b"\r\n\r\n")?;

@@ -8,10 +8,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use crate::message::{Decoder, Framing, Head, Piece};
 use crate::within;
@@ -69,7 +70,7 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn opened(&self) {
+    pub(crate) async fn opened(&self) {
         let mut state = self.0.subscribe();
         // Fails only if the sender is gone, and `self` is one.
         let _ = state.wait_for(|is_open| *is_open).await;
@@ -177,6 +178,9 @@ fn head(status: &str, fields: &[&str]) -> String {
     lines.join("\r\n")
 }
 
+/// Stands for all paths that have no answer of their own.
+const REST: &str = "*";
+
 type Script = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
 
 struct Shared {
@@ -187,7 +191,7 @@ struct Shared {
 impl Shared {
     fn answer(&self, request: &Request) -> Answer {
         let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        match scripts.get(request.path()) {
+        match scripts.get(request.path()).or(scripts.get(REST)) {
             Some(script) => script(request),
             None => Answer::status("404 Not Found", &[], "the origin has no such path\n"),
         }
@@ -210,6 +214,26 @@ impl fmt::Debug for Origin {
 impl Origin {
     /// Listens on a free port. Paths without an answer are 404.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same, with TLS.
+    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::start_with(Some(acceptor)).await
+    }
+
+    /// Answers every request with `NAME METHOD TARGET HOST`.
+    pub async fn start_echo(name: &'static str) -> Self {
+        let origin = Self::start().await;
+        origin.serve_with(REST, move |request| {
+            let host = request.field("Host").unwrap_or("nobody");
+            let (method, target) = (request.method(), request.target());
+            Answer::ok(&[], &format!("{name} {method} {target} {host}\n"))
+        });
+        origin
+    }
+
+    async fn start_with(acceptor: Option<TlsAcceptor>) -> Self {
         // Every test has an origin, and a thousand clients in the same process.
         gripline_hub::raise_open_files();
         let listener = TcpListener::bind("127.0.0.1:0")
@@ -220,7 +244,7 @@ impl Origin {
             scripts: Mutex::default(),
             log: watch::Sender::new(Vec::new()),
         });
-        let server = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        let server = tokio::spawn(accept(listener, acceptor, Arc::clone(&shared)));
         Self {
             addr,
             shared,
@@ -310,25 +334,45 @@ impl Drop for Origin {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
     // Owned here, so that they end together with the listener.
     let mut connections = JoinSet::new();
     for number in 0.. {
         let Ok((stream, _)) = listener.accept().await else {
             return;
         };
-        let connection = Connection {
-            stream,
-            input: Vec::new(),
-            number,
-            shared: Arc::clone(&shared),
-        };
-        connections.spawn(connection.serve());
+        let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+        connections.spawn(async move {
+            // Who does not come to terms about TLS has asked nothing.
+            if let Some(stream) = open(stream, acceptor).await {
+                let connection = Connection {
+                    stream,
+                    input: Vec::new(),
+                    number,
+                    shared,
+                };
+                connection.serve().await;
+            }
+        });
+    }
+}
+
+/// A connection, whatever it is made of.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+async fn open(stream: TcpStream, acceptor: Option<TlsAcceptor>) -> Option<Box<dyn Duplex>> {
+    // Steps of an answer are to arrive when they are sent.
+    let _ = stream.set_nodelay(true);
+    match acceptor {
+        None => Some(Box::new(stream)),
+        Some(acceptor) => Some(Box::new(acceptor.accept(stream).await.ok()?)),
     }
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     input: Vec<u8>,
     number: usize,
     shared: Arc<Shared>,
@@ -337,8 +381,6 @@ struct Connection {
 impl Connection {
     /// Ends at the first thing that goes wrong: the log tells what had come by then.
     async fn serve(mut self) {
-        // Steps of an answer are to arrive when they are sent.
-        let _ = self.stream.set_nodelay(true);
         while let Some(head) = self.read_head().await {
             let framing = Framing::of_request(&head);
             let request = Request {
@@ -384,7 +426,10 @@ impl Connection {
 
     async fn carry_out(&mut self, step: Step, index: usize, body: &mut Decoder) -> Option<()> {
         match step {
-            Step::Send(bytes) => self.stream.write_all(&bytes).await.ok(),
+            Step::Send(bytes) => {
+                self.stream.write_all(&bytes).await.ok()?;
+                self.stream.flush().await.ok()
+            }
             Step::ReadBody => self.read_body(index, body).await,
             Step::Wait(gate) => self.wait(&gate, index).await,
             Step::Gather(barrier) => {
@@ -396,10 +441,10 @@ impl Connection {
     }
 
     async fn wait(&mut self, gate: &Gate, index: usize) -> Option<()> {
-        let mut byte = [0];
         tokio::select! {
             () = gate.opened() => return Some(()),
-            peeked = self.stream.peek(&mut byte) => if matches!(peeked, Ok(1..)) {
+            // What comes is the rest of the request's body.
+            read = self.stream.read_buf(&mut self.input) => if matches!(read, Ok(1..)) {
                 gate.opened().await;
                 return Some(());
             },

@@ -1,0 +1,234 @@
+//! A client that speaks HTTP/2 with prior knowledge, many requests on one connection.
+//!
+//! What it reads is the test's business: an [`Exchange`] that nobody reads fills its window.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Request};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use crate::client::Response;
+use crate::message::Head;
+use crate::within;
+
+/// Bytes that may be under way to one [`Exchange`].
+pub const WINDOW: u32 = 64 * 1024;
+
+/// A connection to the hub.
+pub struct Http2 {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl fmt::Debug for Http2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http2").finish_non_exhaustive()
+    }
+}
+
+impl Http2 {
+    /// Connects.
+    pub async fn connect(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await;
+        let stream = stream.unwrap_or_else(|error| panic!("cannot connect to {addr}: {error}"));
+        Self::over(stream).await
+    }
+
+    /// Speaks HTTP/2 over this connection.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let shaken = Builder::new()
+            .initial_window_size(WINDOW)
+            // One exchange that nobody reads leaves room for the others.
+            .initial_connection_window_size(64 * WINDOW)
+            .handshake(stream);
+        let (requests, connection) = within("an HTTP/2 connection", shaken)
+            .await
+            .expect("the preface is sent");
+        Self {
+            requests,
+            connection: tokio::spawn(connection),
+        }
+    }
+
+    /// Sends a `GET`.
+    pub async fn get(&mut self, target: &str, fields: &[&str]) -> Exchange {
+        self.request("GET", target, fields, "").await
+    }
+
+    /// Sends a request. The host is `example.com` unless `fields` say otherwise.
+    pub async fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        fields: &[&str],
+        body: &str,
+    ) -> Exchange {
+        let mut exchange = self.begin(method, target, fields).await;
+        exchange.send_last(body);
+        exchange
+    }
+
+    /// Sends the head of a request; its body follows with [`Exchange::send_last`].
+    pub async fn begin(&mut self, method: &str, target: &str, fields: &[&str]) -> Exchange {
+        let mut request = Request::builder().method(method);
+        let mut host = "example.com";
+        for field in fields {
+            let (name, value) = field.split_once(": ").expect("a field has a name");
+            if name.eq_ignore_ascii_case("host") {
+                host = value;
+            } else {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.uri(format!("http://{host}{target}")).body(());
+        let ready = within("a free stream", self.requests.clone().ready()).await;
+        self.requests = ready.expect("the connection is open");
+        let (response, body) = self
+            .requests
+            .send_request(request.expect("the request is good"), false)
+            .expect("the connection is open");
+        Exchange {
+            sending: body,
+            response: Some(response),
+            content: Vec::new(),
+            receiving: None,
+        }
+    }
+
+    /// Waits until the server has ended the connection, and fails unless that was in order.
+    pub async fn is_closed_by_server(self) {
+        drop(self.requests);
+        let ended = within("the connection's end", self.connection).await;
+        ended.expect("it does not panic").expect("a proper end");
+    }
+}
+
+/// A request and its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    sending: SendStream<Bytes>,
+    response: Option<ResponseFuture>,
+    receiving: Option<RecvStream>,
+    /// Received, not yet compared.
+    content: Vec<u8>,
+}
+
+impl Exchange {
+    /// Sends the rest of the body, which may be empty.
+    pub fn send_last(&mut self, body: &str) {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let sent = self.sending.send_data(body, true);
+        sent.expect("the stream is open");
+    }
+
+    /// Ends the body with trailers.
+    pub fn send_trailers(&mut self, name: &'static str, value: &'static str) {
+        let mut trailers = HeaderMap::new();
+        trailers.insert(name, http::HeaderValue::from_static(value));
+        let sent = self.sending.send_trailers(trailers);
+        sent.expect("the stream is open");
+    }
+
+    /// Says that the answer is not wanted any more.
+    pub fn reset(mut self) {
+        self.sending.send_reset(Reason::CANCEL);
+    }
+
+    /// Waits for the head of the answer.
+    pub async fn head(&mut self) -> Head {
+        self.try_head().await.expect("an answer")
+    }
+
+    /// Waits for the head of the answer, or for what comes instead.
+    pub async fn try_head(&mut self) -> Result<Head, h2::Error> {
+        let response = self.response.take().expect("a head is read once");
+        let (parts, body) = within("a head", response).await?.into_parts();
+        self.receiving = Some(body);
+        let fields = parts.headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.to_string(), value)
+        });
+        let start = format!("HTTP/2 {}", parts.status.as_u16());
+        Ok(Head::new(start, fields.collect()))
+    }
+
+    /// The next piece of the body; `None` at its end.
+    pub async fn try_piece(&mut self) -> Result<Option<Bytes>, h2::Error> {
+        let body = self.receiving.as_mut().expect("the head was read");
+        let Some(piece) = within("more of the body", body.data()).await else {
+            let trailers = within("the end", body.trailers()).await?;
+            assert_eq!(trailers, None, "trailers");
+            return Ok(None);
+        };
+        let piece = piece?;
+        let released = body.flow_control().release_capacity(piece.len());
+        released.expect("that much was received");
+        Ok(Some(piece))
+    }
+
+    /// Reads as much as `text` has, and fails unless it is the same; more may follow.
+    pub async fn receives(&mut self, text: &str) {
+        while self.content.len() < text.len() {
+            match self.try_piece().await {
+                Ok(Some(piece)) => self.content.extend_from_slice(&piece),
+                ended => panic!("{ended:?} before {text:?}; {:?}", self.content),
+            }
+        }
+        let content: Vec<u8> = self.content.drain(..text.len()).collect();
+        assert!(
+            content == text.as_bytes(),
+            "{}",
+            String::from_utf8_lossy(&content)
+        );
+    }
+
+    /// Fails unless the status is 200 and content begins with `text`.
+    pub async fn stream_begins(&mut self, text: &str) -> Head {
+        let head = self.head().await;
+        assert_eq!(head.start(), "HTTP/2 200");
+        self.receives(text).await;
+        head
+    }
+
+    /// Fails unless the body ends here, and in order.
+    pub async fn ends(&mut self) {
+        assert_eq!(self.content, b"", "content that was not compared");
+        let end = self.try_piece().await.expect("a proper end");
+        assert_eq!(end, None);
+    }
+
+    /// Reads to the end, and fails unless the server resets the stream.
+    pub async fn breaks_off(&mut self) -> h2::Error {
+        loop {
+            match self.try_piece().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the body is complete"),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Reads the whole answer; a body that is reset shows in [`Response::is_complete`].
+    pub async fn response(&mut self) -> Response {
+        let head = self.head().await;
+        let mut body = Vec::new();
+        let is_complete = loop {
+            match self.try_piece().await {
+                Ok(Some(piece)) => body.extend_from_slice(&piece),
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        Response {
+            head,
+            body,
+            is_complete,
+        }
+    }
+}
