@@ -101,6 +101,11 @@ impl Http2 {
         }
     }
 
+    /// Cuts the connection.
+    pub fn disconnect(self) {
+        self.connection.abort();
+    }
+
     /// Waits until the server has ended the connection, and fails unless that was in order.
     pub async fn is_closed_by_server(self) {
         drop(self.requests);
@@ -120,6 +125,13 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Sends some of the body.
+    pub fn send(&mut self, body: &str) {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let sent = self.sending.send_data(body, false);
+        sent.expect("the stream is open");
+    }
+
     /// Sends the rest of the body, which may be empty.
     pub fn send_last(&mut self, body: &str) {
         let body = Bytes::copy_from_slice(body.as_bytes());

@@ -1,252 +1,530 @@
-//! HTTP/2 with prior knowledge, on the same port and with the same holds.
+//! HTTP/2 with prior knowledge: the same promises as over HTTP/1, on the same port.
 
-use bytes::Bytes;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use e2e::client::{self, Client};
+use e2e::http2::{Exchange, Http2, WINDOW};
 use e2e::hub::Hub;
-use e2e::origin::{Answer, Origin};
-use e2e::within;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::json;
+use e2e::origin::{Answer, Gate, Origin};
+use h2::Reason;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 const STREAMS: &str = "gripline_held_streams";
 const RESPONSES: &str = "gripline_held_responses";
 
-/// A connection for many requests.
-struct Http2(SendRequest<Full<Bytes>>);
-
-impl Http2 {
-    async fn connect(hub: &Hub) -> Self {
-        let stream = TcpStream::connect(hub.addr()).await.expect("it connects");
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .expect("the hub speaks HTTP/2");
-        tokio::spawn(connection);
-        Self(sender)
-    }
-
-    /// Sends a request; a body makes it a POST. The response may be waited for later.
-    fn send(
-        &mut self,
-        path: &str,
-        body: &'static str,
-    ) -> tokio::task::JoinHandle<hyper::Result<Response<Incoming>>> {
-        let method = if body.is_empty() { "GET" } else { "POST" };
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("http://example.com{path}"))
-            .body(Full::from(body))
-            .expect("the request is valid");
-        tokio::spawn(self.0.send_request(request))
-    }
-
-    async fn get(&mut self, path: &str) -> Response<Incoming> {
-        let sent = self.send(path, "");
-        let joined = within("a response", sent).await;
-        joined
-            .expect("it is not cancelled")
-            .expect("it is answered")
-    }
-}
-
-/// Reads content until all of `expected` came, and fails if something else did.
-async fn receives(body: &mut Incoming, expected: &str) {
-    let mut content = String::new();
-    while content.len() < expected.len() {
-        let frame = within("content", body.frame()).await;
-        let frame = frame.expect("the body goes on").expect("it is not broken");
-        let data = frame.into_data().expect("there are no trailers");
-        content += std::str::from_utf8(&data).expect("it is text");
-    }
-    assert_eq!(content, expected);
-}
-
-/// Reads to the end, and fails if content comes before it.
-async fn ends(body: &mut Incoming) {
-    while let Some(frame) = within("the end", body.frame()).await {
-        let data = frame.expect("it is not broken").into_data();
-        assert_eq!(data.expect("there are no trailers"), "");
-    }
-}
-
-async fn whole(response: Response<Incoming>) -> String {
-    let collected = within("a body", response.into_body().collect()).await;
-    let bytes = collected.expect("it is complete").to_bytes();
-    String::from_utf8(bytes.to_vec()).expect("it is text")
-}
-
 async fn start() -> (Origin, Hub) {
     let origin = Origin::start().await;
-    let stream = ["Grip-Hold: stream", "Grip-Channel: c", "X-Kept: 1"];
-    origin.serve("/stream", Answer::ok(&stream, "begin\n"));
-    let poll = ["Grip-Hold: response", "Grip-Channel: c"];
-    origin.serve("/poll", Answer::ok(&poll, "nothing\n"));
+    origin.serve("/", Answer::ok(&[], "hello\n"));
+    let hold = ["Grip-Hold: stream", "Grip-Channel: updates"];
+    origin.serve("/stream", Answer::ok(&hold, "hi\n"));
+    let hold = ["Grip-Hold: response", "Grip-Channel: updates"];
+    origin.serve("/poll", Answer::ok(&hold, "nothing\n"));
     let hub = Hub::start(&origin.url());
     (origin, hub)
 }
 
-#[tokio::test]
-async fn requests_are_relayed() {
-    let (origin, hub) = start().await;
-    origin.serve("/plain", Answer::status("201 Made", &["X-A: 1"], "plain\n"));
-    let mut http2 = Http2::connect(&hub).await;
-    let response = http2.get("/plain").await;
-    assert_eq!(response.status(), 201);
-    assert_eq!(response.headers()["x-a"], "1");
-    assert_eq!(whole(response).await, "plain\n");
-    let response = http2.send("/plain", "a body").await.expect("it is sent");
-    assert_eq!(whole(response.expect("it is answered")).await, "plain\n");
-    let requests = origin.requests("/plain");
-    assert_eq!(requests[1].head.start(), "POST /plain HTTP/1.1");
-    assert_eq!(requests[1].field("Host"), Some("example.com"));
-    assert_eq!(requests[1].body, b"a body");
+async fn open(client: &mut Http2) -> Exchange {
+    let mut exchange = client.get("/stream", &[]).await;
+    exchange.stream_begins("hi\n").await;
+    exchange
+}
+
+/// An action for streams and for requests that wait.
+fn action(action: &str) -> Value {
+    let formats = json!({"http-stream": {"action": action}, "http-response": {"action": action}});
+    json!([{"channel": "updates", "formats": formats}])
 }
 
 #[tokio::test]
-async fn streams_get_items_and_end() {
-    let (_origin, hub) = start().await;
-    let mut http2 = Http2::connect(&hub).await;
-    let response = http2.get("/stream").await;
-    assert_eq!(response.headers()["x-kept"], "1");
-    assert!(!response.headers().contains_key("grip-hold"));
-    let mut body = response.into_body();
-    receives(&mut body, "begin\n").await;
-    for content in ["one\n", "two\n"] {
-        hub.publish_stream("c", content).await;
-        receives(&mut body, content).await;
+async fn a_request_arrives_as_over_http1() {
+    let (origin, hub) = start().await;
+    origin.serve("/a%20b", Answer::ok(&["X-Back: 1", "X-Back: 2"], "hello\n"));
+    let mut client = Http2::connect(hub.addr()).await;
+    for (method, body) in [("GET", ""), ("POST", "some body"), ("DELETE", "")] {
+        let fields = ["Host: other.com:81", "X-Own: 1", "X-Own: 2", "TE: trailers"];
+        let target = "/a%20b?x=%2F";
+        let mut exchange = client.request(method, target, &fields, body).await;
+        let response = exchange.response().await;
+        response.check(200, "hello\n");
+        assert_eq!(response.head.values("X-Back"), ["1", "2"]);
+        let requests = origin.requests("/a%20b");
+        let request = requests.last().expect("it came");
+        assert_eq!(request.head.start(), format!("{method} {target} HTTP/1.1"));
+        assert_eq!(request.field("Host"), Some("other.com:81"));
+        assert_eq!(request.head.values("X-Own"), ["1", "2"]);
+        assert_eq!(request.field("TE"), None);
+        assert_eq!(request.body, body.as_bytes());
     }
-    let close = json!([{"channel": "c", "http-stream": {"action": "close"}}]);
-    hub.publish(close).await;
-    ends(&mut body).await;
+    assert_eq!(hub.metric("gripline_connections_total").await, 1);
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 clients may send a field of its own for each cookie, HTTP/1 has one.
+#[tokio::test]
+async fn cookies_arrive_in_one_field() {
+    let (origin, hub) = start().await;
+    let mut client = Http2::connect(hub.addr()).await;
+    let fields = ["Cookie: a=1", "X-Own: 1", "Cookie: b=2; c=3"];
+    let mut exchange = client.get("/", &fields).await;
+    exchange.response().await.check(200, "hello\n");
+    let request = origin.only_request("/");
+    assert_eq!(request.field("Cookie"), Some("a=1; b=2; c=3"));
+}
+
+#[tokio::test]
+async fn an_answer_has_no_fields_of_the_origins_connection() {
+    let (origin, hub) = start().await;
+    let fields = [
+        "Connection: keep-alive, X-Hop",
+        "X-Hop: 1",
+        "Keep-Alive: timeout=5",
+        "X-Stays: 1",
+    ];
+    let held = ["Grip-Hold: stream", "Grip-Channel: updates"];
+    origin.serve("/plain", Answer::ok(&fields, "hello\n"));
+    origin.serve(
+        "/held",
+        Answer::ok(&[&fields[..], &held].concat(), "hello\n"),
+    );
+    let mut client = Http2::connect(hub.addr()).await;
+    for target in ["/plain", "/held"] {
+        let mut exchange = client.get(target, &[]).await;
+        let head = exchange.stream_begins("hello\n").await;
+        assert_eq!(head.field("X-Stays"), Some("1"));
+        for name in ["Connection", "Keep-Alive"] {
+            assert_eq!(head.field(name), None, "{target}: {head}");
+        }
+        assert_eq!(head.names_beginning("grip-"), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_body_streams_to_the_origin_without_its_trailers() {
+    let (origin, hub) = start().await;
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut exchange = client.begin("POST", "/", &["Trailer: X-Sum"]).await;
+    exchange.send("one\n");
+    let arrived =
+        |requests: &[&e2e::origin::Request]| requests.first().is_some_and(|r| r.body == b"one\n");
+    origin.until("/", arrived).await;
+    exchange.send_trailers("x-sum", "1");
+    exchange.response().await.check(200, "hello\n");
+    let request = origin.only_request("/");
+    assert!(request.is_complete);
+    assert_eq!(request.field("Trailer"), None);
+}
+
+#[tokio::test]
+async fn a_stream_gets_items_until_it_is_closed() {
+    let (_origin, hub) = start().await;
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut first = open(&mut client).await;
+    let mut second = open(&mut client).await;
+    hub.until_metric(STREAMS, 2).await;
+    for text in ["one\n", "two\n"] {
+        hub.publish_stream("updates", text).await;
+        first.receives(text).await;
+        second.receives(text).await;
+    }
+    hub.publish(action("close")).await;
+    first.ends().await;
+    second.ends().await;
     hub.until_metric(STREAMS, 0).await;
+    client
+        .get("/", &[])
+        .await
+        .response()
+        .await
+        .check(200, "hello\n");
+}
+
+#[tokio::test]
+async fn an_idle_stream_gets_keep_alives() {
+    let (origin, hub) = start().await;
+    let fields = [
+        "Grip-Hold: stream",
+        "Grip-Channel: updates",
+        "Grip-Keep-Alive: \\n; format=cstring; timeout=1",
+    ];
+    origin.serve("/stream", Answer::ok(&fields, "hi\n"));
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut exchange = open(&mut client).await;
+    exchange.receives("\n\n").await;
+    assert!(hub.metric("gripline_keep_alives_total").await >= 2);
+}
+
+#[tokio::test]
+async fn a_stream_may_begin_with_a_body_of_any_size() {
+    let (origin, hub) = start().await;
+    let mut client = Http2::connect(hub.addr()).await;
+    // Below the limit of an instruction's body, and above it.
+    for count in [1 << 12, 1 << 16] {
+        let big = "0123456789abcde\n".repeat(count);
+        let hold = ["Grip-Hold: stream", "Grip-Channel: updates"];
+        origin.serve("/stream", Answer::ok(&hold, &big));
+        let mut exchange = client.get("/stream", &[]).await;
+        exchange.stream_begins(&big).await;
+        hub.until_metric(STREAMS, 1).await;
+        hub.publish_stream("updates", "more\n").await;
+        exchange.receives("more\n").await;
+        hub.publish(action("close")).await;
+        exchange.ends().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_waits_is_answered_by_a_publish() {
+    let (origin, hub) = start().await;
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut get = client.get("/poll", &[]).await;
+    let mut post = client.request("POST", "/poll", &[], "question").await;
+    hub.until_metric(RESPONSES, 2).await;
+    let answer = json!({"code": 201, "headers": {"X-News": "1"}, "body": "news\n"});
+    hub.publish(json!([{"channel": "updates", "http-response": answer}]))
+        .await;
+    for exchange in [&mut get, &mut post] {
+        let response = exchange.response().await;
+        response.check(201, "news\n");
+        assert_eq!(response.field("X-News"), Some("1"));
+        assert_eq!(response.field("Content-Length"), Some("5"));
+        assert_eq!(response.field("Connection"), None);
+    }
+    hub.until_metric(RESPONSES, 0).await;
+    assert_eq!(origin.count("/poll"), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_in_vain_gets_the_instructed_answer() {
+    let (origin, hub) = start().await;
+    let fields = [
+        "Grip-Hold: response",
+        "Grip-Channel: updates",
+        "Grip-Timeout: 1",
+        "ETag: \"1\"",
+    ];
+    origin.serve("/poll", Answer::ok(&fields, "nothing\n"));
+    let not_modified = [&fields[..], &["Grip-Status: 304"]].concat();
+    origin.serve("/conditional", Answer::ok(&not_modified, "nothing\n"));
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut plain = client.get("/poll", &[]).await;
+    let mut head = client.request("HEAD", "/poll", &[], "").await;
+    let mut conditional = client.get("/conditional", &[]).await;
+    let response = plain.response().await;
+    response.check(200, "nothing\n");
+    assert_eq!(response.field("ETag"), Some("\"1\""));
+    let response = head.response().await;
+    response.check(200, "");
+    assert_eq!(response.field("Content-Length"), Some("8"));
+    let response = conditional.response().await;
+    response.check(304, "");
+    assert_eq!(response.field("Content-Length"), None);
+    assert_eq!(hub.metric("gripline_timeouts_total").await, 3);
+}
+
+#[tokio::test]
+async fn a_hint_has_the_origin_asked_again() {
+    let (origin, hub) = start().await;
+    origin.serve_with("/poll", |request| {
+        let channel = match request.field("Grip-Last") {
+            None => "Grip-Channel: updates; prev-id=1",
+            Some(_) => "Grip-Channel: updates; prev-id=2",
+        };
+        Answer::ok(&["Grip-Hold: response", channel], "nothing\n")
+    });
+    let mut client = Http2::connect(hub.addr()).await;
+    let fields = ["Cookie: a=1", "Cookie: b=2", "X-Own: 1"];
+    let mut exchange = client
+        .request("POST", "/poll?x=1", &fields, "question")
+        .await;
+    hub.until_metric(RESPONSES, 1).await;
+    hub.publish(action("hint")).await;
+    origin.until_count("/poll", 2).await;
+    let requests = origin.requests("/poll");
+    let [first, second] = &requests[..] else {
+        panic!("{requests:?}");
+    };
+    assert_eq!(first.field("Grip-Last"), None);
+    assert_eq!(second.field("Grip-Last"), Some("updates; last-id=1"));
+    assert_eq!(second.head.start(), first.head.start());
+    for name in ["Host", "Cookie", "X-Own", "Content-Length"] {
+        assert_eq!(second.field(name), first.field(name), "{name}");
+    }
+    hub.until_metric(RESPONSES, 1).await;
+    let item = json!({"channel": "updates", "id": "3", "prev-id": "2", "http-response": {"body": "news\n"}});
+    hub.publish(json!([item])).await;
+    exchange.response().await.check(200, "news\n");
+    assert_eq!(hub.metric("gripline_retries_total").await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_resets_is_forgotten() {
+    let (_origin, hub) = start().await;
+    let mut client = Http2::connect(hub.addr()).await;
+    let stream = open(&mut client).await;
+    let poll = client.get("/poll", &[]).await;
+    let mut stays = open(&mut client).await;
+    hub.until_metric(STREAMS, 2).await;
+    hub.until_metric(RESPONSES, 1).await;
+    stream.reset();
+    poll.reset();
+    hub.until_metric(STREAMS, 1).await;
+    hub.until_metric(RESPONSES, 0).await;
+    assert_eq!(hub.metric("gripline_clients_gone_total").await, 2);
+    hub.publish_stream("updates", "one\n").await;
+    stays.receives("one\n").await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_all_its_streams_along() {
+    let (origin, hub) = start().await;
+    let gate = Gate::new();
+    origin.serve("/slow", Answer::ok(&[], "late\n").after(&gate));
+    let mut client = Http2::connect(hub.addr()).await;
+    let held = (open(&mut client).await, client.get("/poll", &[]).await);
+    let slow = client.get("/slow", &[]).await;
+    origin.until_count("/slow", 1).await;
+    hub.until_metric(RESPONSES, 1).await;
+    client.disconnect();
+    drop((held, slow));
+    hub.until_metric(STREAMS, 0).await;
+    hub.until_metric(RESPONSES, 0).await;
+    origin
+        .until("/slow", |requests| requests[0].is_abandoned)
+        .await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_reset_ends_at_the_origin() {
+    let (origin, hub) = start().await;
+    let gate = Gate::new();
+    origin.serve("/slow", Answer::ok(&[], "late\n").after(&gate));
+    let mut client = Http2::connect(hub.addr()).await;
+    let slow = client.get("/slow", &[]).await;
+    origin.until_count("/slow", 1).await;
+    slow.reset();
+    origin
+        .until("/slow", |requests| requests[0].is_abandoned)
+        .await;
 }
 
 #[tokio::test]
 async fn many_streams_share_a_connection() {
+    const COUNT: u64 = 500;
     let (_origin, hub) = start().await;
-    let mut http2 = Http2::connect(&hub).await;
-    let mut bodies = Vec::new();
-    for _ in 0..100 {
-        let mut body = http2.get("/stream").await.into_body();
-        receives(&mut body, "begin\n").await;
-        bodies.push(body);
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut exchanges = Vec::new();
+    for _ in 0..COUNT {
+        exchanges.push(client.get("/stream", &[]).await);
     }
-    assert_eq!(hub.metric(STREAMS).await, 100);
+    for exchange in &mut exchanges {
+        exchange.stream_begins("hi\n").await;
+    }
+    hub.until_metric(STREAMS, COUNT).await;
+    hub.publish_stream("updates", "one\n").await;
+    for exchange in &mut exchanges {
+        exchange.receives("one\n").await;
+    }
+    hub.publish(action("close")).await;
+    for exchange in &mut exchanges {
+        exchange.ends().await;
+    }
     assert_eq!(hub.metric("gripline_connections_total").await, 1);
-    let mut expected = String::new();
-    for count in 0..20 {
-        let content = format!("{count:02}\n");
-        hub.publish_stream("c", &content).await;
-        expected += &content;
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_is_dropped_and_the_others_go_on() {
+    let origin = Origin::start().await;
+    let hold = ["Grip-Hold: stream", "Grip-Channel: updates"];
+    origin.serve("/stream", Answer::ok(&hold, "hi\n"));
+    let mut config = e2e::hub::config(&origin.url());
+    config.limits.pending_bytes = Some(100_000);
+    let hub = Hub::start_with(&config);
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut slow = open(&mut client).await;
+    let mut quick = open(&mut client).await;
+    hub.until_metric(STREAMS, 2).await;
+    // More than windows and buffers hold together.
+    let item = "0123456789abcde\n".repeat(3000);
+    for _ in 0..16 * 1024 * 1024 / item.len() {
+        hub.publish_stream("updates", &item).await;
+        quick.receives(&item).await;
+        if hub.metric("gripline_slow_consumers_total").await == 1 {
+            break;
+        }
     }
-    for body in &mut bodies {
-        receives(body, &expected).await;
+    hub.until_metric("gripline_slow_consumers_total", 1).await;
+    hub.until_metric(STREAMS, 1).await;
+    slow.breaks_off().await;
+    hub.publish_stream("updates", "after\n").await;
+    quick.receives("after\n").await;
+    assert!(item.len() < WINDOW as usize);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_reset() {
+    let (origin, hub) = start().await;
+    let mut client = Http2::connect(hub.addr()).await;
+    for (target, field, begin) in [
+        ("/chunked", "Transfer-Encoding: chunked", "4\r\none\n\r\n"),
+        ("/sized", "Content-Length: 8", "one\n"),
+    ] {
+        let gate = Gate::new();
+        let answer = Answer::begin("200 OK", &[field]).then(begin);
+        origin.serve(target, answer.waiting_for(&gate).close());
+        let mut exchange = client.get(target, &[]).await;
+        exchange.stream_begins("one\n").await;
+        gate.open();
+        let error = exchange.breaks_off().await;
+        assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR), "{target}");
+        // The other streams of the connection are not to blame.
+        client
+            .get("/", &[])
+            .await
+            .response()
+            .await
+            .check(200, "hello\n");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_resets_a_stream_is_forgotten_and_its_connection_goes_on() {
-    let (_origin, hub) = start().await;
-    let mut http2 = Http2::connect(&hub).await;
-    let body = http2.get("/stream").await.into_body();
-    let poll = http2.send("/poll", "");
-    hub.until_metric(STREAMS, 1).await;
-    hub.until_metric(RESPONSES, 1).await;
-    drop(body);
-    poll.abort();
-    hub.until_metric(STREAMS, 0).await;
-    hub.until_metric(RESPONSES, 0).await;
-    let mut body = http2.get("/stream").await.into_body();
-    receives(&mut body, "begin\n").await;
-}
-
-#[tokio::test]
-async fn a_connection_that_breaks_loses_all_its_holds() {
-    let (_origin, hub) = start().await;
-    let mut http2 = Http2::connect(&hub).await;
-    let body = http2.get("/stream").await.into_body();
-    let poll = http2.send("/poll", "");
-    hub.until_metric(RESPONSES, 1).await;
-    drop((http2, body));
-    poll.abort();
-    hub.until_metric(STREAMS, 0).await;
-    hub.until_metric(RESPONSES, 0).await;
-}
-
-#[tokio::test]
-async fn long_polls_are_answered_and_asked_again() {
+async fn a_large_stream_body_that_breaks_off_is_reset() {
     let (origin, hub) = start().await;
-    let mut http2 = Http2::connect(&hub).await;
-    let poll = http2.send("/poll", "a body");
-    hub.until_metric(RESPONSES, 1).await;
-    let hint = json!([{"channel": "c", "http-response": {"action": "hint"}}]);
-    hub.publish(hint).await;
-    origin.until_count("/poll", 2).await;
-    let requests = origin.requests("/poll");
-    assert_eq!(requests[1].body, b"a body");
-    hub.until_metric(RESPONSES, 1).await;
-    let answer = json!({"code": 202, "headers": {"X-A": "1"}, "body": "news\n"});
-    hub.publish(json!([{"channel": "c", "http-response": answer}]))
-        .await;
-    let response = within("an answer", poll).await;
-    let response = response.expect("it is sent").expect("it is answered");
-    assert_eq!(response.status(), 202);
-    assert_eq!(response.headers()["x-a"], "1");
-    assert_eq!(whole(response).await, "news\n");
+    let gate = Gate::new();
+    let big = "0123456789abcde\n".repeat(1 << 14);
+    let fields = [
+        "Grip-Hold: stream",
+        "Grip-Channel: updates",
+        "Content-Length: 1000000",
+    ];
+    let answer = Answer::begin("200 OK", &fields).then(&big);
+    origin.serve("/stream", answer.waiting_for(&gate).close());
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut exchange = client.get("/stream", &[]).await;
+    exchange.stream_begins(&big).await;
+    gate.open();
+    exchange.breaks_off().await;
+    hub.until_metric(STREAMS, 0).await;
 }
 
 #[tokio::test]
-async fn a_large_stream_goes_at_the_speed_of_its_reader() {
+async fn a_request_body_that_is_reset_ends_the_request_at_the_origin() {
     let (origin, hub) = start().await;
-    let large = "x".repeat(1 << 20);
-    let hold = ["Grip-Hold: stream", "Grip-Channel: c"];
-    origin.serve("/large", Answer::ok(&hold, &large));
-    let mut http2 = Http2::connect(&hub).await;
-    let mut body = http2.get("/large").await.into_body();
-    hub.until_metric(STREAMS, 1).await;
-    // What comes meanwhile waits behind the body.
-    hub.publish_stream("c", "item\n").await;
-    receives(&mut body, &format!("{large}item\n")).await;
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut exchange = client.begin("POST", "/", &[]).await;
+    exchange.send("one\n");
+    origin.until_count("/", 1).await;
+    exchange.reset();
+    origin.until("/", |requests| requests[0].is_abandoned).await;
+    assert!(!origin.only_request("/").is_complete);
 }
 
 #[tokio::test]
-async fn a_drain_ends_streams_and_answers_requests() {
-    let (_origin, mut hub) = start().await;
-    let mut http2 = Http2::connect(&hub).await;
-    let mut body = http2.get("/stream").await.into_body();
-    receives(&mut body, "begin\n").await;
-    let poll = http2.send("/poll", "");
+async fn a_hub_that_shuts_down_ends_streams_in_order() {
+    let (origin, mut hub) = start().await;
+    let gate = Gate::new();
+    origin.serve("/slow", Answer::ok(&[], "slow\n").after(&gate));
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut idle = Http2::connect(hub.addr()).await;
+    idle.get("/", &[])
+        .await
+        .response()
+        .await
+        .check(200, "hello\n");
+    let mut stream = open(&mut client).await;
+    let mut poll = client.get("/poll", &[]).await;
+    let mut slow = client.get("/slow", &[]).await;
     hub.until_metric(RESPONSES, 1).await;
+    origin.until_count("/slow", 1).await;
     hub.shut_down();
-    ends(&mut body).await;
-    let response = within("an answer", poll).await;
-    let response = response.expect("it is sent").expect("it is answered");
-    assert_eq!(whole(response).await, "nothing\n");
+    stream.ends().await;
+    poll.response().await.check(200, "nothing\n");
+    idle.is_closed_by_server().await;
+    // Still under way.
+    gate.open();
+    slow.response().await.check(200, "slow\n");
+    client.is_closed_by_server().await;
     hub.ended().await;
 }
 
 #[tokio::test]
-async fn a_preface_in_pieces_is_one_and_its_beginning_alone_is_not() {
-    let (origin, hub) = start().await;
-    origin.serve("/plain", Answer::ok(&[], "plain\n"));
-    let mut client = Client::connect(hub.addr()).await;
-    for piece in ["PR", "I * HTTP/2.0\r\n\r\nS", "M\r\n\r\n"] {
-        client.send(piece).await;
-    }
-    // An empty SETTINGS frame each way; RFC 9113 §3.4.
-    client.send(b"\0\0\0\x04\0\0\0\0\0").await;
-    client.raw_until("\x04\0\0\0\0\0").await;
+async fn http1_clients_use_the_same_port() {
+    let (_origin, hub) = start().await;
+    let mut new = Http2::connect(hub.addr()).await;
+    let mut new_stream = open(&mut new).await;
+    let mut old_stream = Client::get(hub.addr(), "/stream", &[]).await;
+    old_stream.stream_begins("hi\n").await;
+    hub.until_metric(STREAMS, 2).await;
+    hub.publish_stream("updates", "one\n").await;
+    new_stream.receives("one\n").await;
+    old_stream.receives("one\n").await;
+}
 
+/// Sends one byte at a time.
+struct Trickle(TcpStream);
+
+impl AsyncWrite for Trickle {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let first = bytes.get(..1).unwrap_or_default();
+        Pin::new(&mut self.0).poll_write(context, first)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+impl AsyncRead for Trickle {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+#[tokio::test]
+async fn a_connection_may_begin_byte_by_byte() {
+    let (_origin, hub) = start().await;
+    let stream = TcpStream::connect(hub.addr()).await.expect("it listens");
+    stream.set_nodelay(true).expect("it is a socket");
+    let mut client = Http2::over(Trickle(stream)).await;
+    let mut stream = open(&mut client).await;
+    hub.publish_stream("updates", "one\n").await;
+    stream.receives("one\n").await;
+
+    let mut old = Client::connect(hub.addr()).await;
+    for byte in b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx" {
+        old.send([*byte]).await;
+    }
+    old.response().await.check(200, "hello\n");
+}
+
+#[tokio::test]
+async fn what_only_begins_like_http2_is_http1() {
+    let (origin, hub) = start().await;
     let mut client = Client::connect(hub.addr()).await;
-    client.send("PR").await;
-    client
-        .send("OPFIND /plain HTTP/1.1\r\nHost: a\r\n\r\n")
-        .await;
-    client.response().await.check(200, "plain\n");
-    let response = client::get(hub.addr(), "/plain", &[]).await;
-    response.check(200, "plain\n");
+    client.send("P").await;
+    client.send("RI / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.response().await.check(200, "hello\n");
+    assert_eq!(origin.only_request("/").method(), "PRI");
+    client::get(hub.addr(), "/", &[])
+        .await
+        .check(200, "hello\n");
 }
