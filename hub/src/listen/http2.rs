@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use grip::instruct::Status;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+use http::header::{COOKIE, HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -85,7 +86,8 @@ impl Service {
         self,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Infallible> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        join_cookies(&mut head.headers);
         let mut request = ClientRequest {
             content: Content::of_client(body, self.proxy.config().limits.instruct_bytes),
             head,
@@ -144,6 +146,17 @@ impl Service {
             peer: self.peer,
             again: Some(again),
         })
+    }
+}
+
+/// Puts all cookies in one field, as HTTP/1 has them; RFC 9113 §8.2.3.
+fn join_cookies(headers: &mut HeaderMap) {
+    let fields = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let fields: Vec<&[u8]> = fields.collect();
+    if fields.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&fields.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
     }
 }
 
