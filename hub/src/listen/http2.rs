@@ -8,8 +8,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use grip::instruct::Status;
-use http::StatusCode;
-use http::header::{COOKIE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, COOKIE, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -88,6 +89,7 @@ impl Service {
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (mut head, body) = request.into_parts();
         join_cookies(&mut head.headers);
+        let method = head.method.clone();
         let mut request = ClientRequest {
             content: Content::of_client(body, self.proxy.config().limits.instruct_bytes),
             head,
@@ -96,11 +98,11 @@ impl Service {
         };
         loop {
             let hold = match self.proxy.handle(request).await {
-                Outcome::Response(response) => return Ok(response),
+                Outcome::Response(response) => return Ok(without_body(response, &method)),
                 Outcome::Hold(hold) => hold,
             };
             match self.hold(hold).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok(without_body(response, &method)),
                 Err(again) => request = *again,
             }
         }
@@ -158,6 +160,25 @@ fn join_cookies(headers: &mut HeaderMap) {
     {
         headers.insert(COOKIE, joined);
     }
+}
+
+/// Takes the body from answers that must not have one, which hyper does over HTTP/1 only; an answer
+/// to HEAD keeps its length, RFC 9110 §9.3.2.
+fn without_body(mut response: Response<ResponseBody>, method: &Method) -> Response<ResponseBody> {
+    let is_bodiless = Status::new(response.status()).is_bodiless();
+    // Bodies of origins were taken off by hyper's client.
+    let ResponseBody::Full(body) = response.body() else {
+        return response;
+    };
+    let length = body.size_hint().exact().filter(|length| *length > 0);
+    let Some(length) = length.filter(|_| is_bodiless || *method == Method::HEAD) else {
+        return response;
+    };
+    if !is_bodiless {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = ResponseBody::full(Bytes::new());
+    response
 }
 
 /// The shard is gone.
