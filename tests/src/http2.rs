@@ -173,15 +173,18 @@ impl Exchange {
     /// The next piece of the body; `None` at its end.
     pub async fn try_piece(&mut self) -> Result<Option<Bytes>, h2::Error> {
         let body = self.receiving.as_mut().expect("the head was read");
-        let Some(piece) = within("more of the body", body.data()).await else {
-            let trailers = within("the end", body.trailers()).await?;
-            assert_eq!(trailers, None, "trailers");
-            return Ok(None);
-        };
-        let piece = piece?;
-        let released = body.flow_control().release_capacity(piece.len());
-        released.expect("that much was received");
-        Ok(Some(piece))
+        while let Some(piece) = within("more of the body", body.data()).await {
+            let piece = piece?;
+            let released = body.flow_control().release_capacity(piece.len());
+            released.expect("that much was received");
+            // An empty one only carries the end.
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+        let trailers = within("the end", body.trailers()).await?;
+        assert_eq!(trailers, None, "trailers");
+        Ok(None)
     }
 
     /// Reads as much as `text` has, and fails unless it is the same; more may follow.
