@@ -120,9 +120,7 @@ impl Engine {
             }
             News::Broken => {
                 for key in keys {
-                    if self.connections.get(*key).is_some() {
-                        self.abort(*key);
-                    }
+                    self.handle_broken(*key);
                 }
             }
             News::Stalled => {
@@ -328,6 +326,14 @@ impl Engine {
                 self.end_linked(key, &receiving.linked, now);
             }
             other => session.busy = other,
+        }
+    }
+
+    /// A body broke off, and with it the stream; unless that ended before, for another reason.
+    fn handle_broken(&mut self, key: ConnectionKey) {
+        let connection = self.connections.get(key);
+        if connection.is_some_and(|connection| !matches!(connection.phase, Phase::Ending)) {
+            self.abort(key);
         }
     }
 
