@@ -37,14 +37,18 @@ impl Deadlines {
         self.ticks.entry(tick).or_default().push(key);
     }
 
-    /// The connections of the next tick that is over at `now`; ask until `None`.
+    /// The connections of the next tick that is over at `now`, each once; ask until `None`.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<Vec<ConnectionKey>> {
         let over = ticks_in(now.saturating_duration_since(self.start));
         let (tick, _) = self.ticks.first_key_value()?;
-        (*tick <= over)
-            .then(|| self.ticks.pop_first())
-            .flatten()
-            .map(|(_, keys)| keys)
+        if *tick > over {
+            return None;
+        }
+        let (_, mut keys) = self.ticks.pop_first()?;
+        // Two reminders of one connection that met here go on as one.
+        keys.sort_unstable_by_key(|key| (key.index, key.generation));
+        keys.dedup();
+        Some(keys)
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -74,11 +78,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_reminded_early_or_forgotten() {
+    fn nobody_is_reminded_early_or_twice_or_forgotten() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut deadlines = Deadlines::new(start);
-        for millis in [250, 0, 99, 100, 5000] {
+        for millis in [250, 0, 99, 0, 100, 5000] {
             deadlines.remind(key(millis), at(u64::from(millis)));
         }
         assert_eq!(deadlines.poll_timeout(), Some(at(100)));

@@ -248,13 +248,14 @@ impl Engine {
         let rule = rule.map(|rule| self.shared(rule));
         let (_, connection) = self.connections.live(key.index);
         let old = std::mem::replace(&mut connection.keep_alive, rule);
-        let is_watched = connection.deadline.is_some();
-        connection.deadline = connection
+        let deadline = connection
             .keep_alive
             .as_ref()
             .map(|rule| now + staggered(rule.timeout, key));
-        if let Some(deadline) = connection.deadline
-            && !is_watched
+        let watched = std::mem::replace(&mut connection.deadline, deadline);
+        // A reminder of an earlier deadline finds this one.
+        if let Some(deadline) = deadline
+            && watched.is_none_or(|watched| watched > deadline)
         {
             self.deadlines.remind(key, deadline);
         }
