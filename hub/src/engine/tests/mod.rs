@@ -1,5 +1,7 @@
 //! The engine alone: no sockets, a clock made by hand.
 
+mod links;
+
 use std::collections::HashMap;
 use std::io::IoSlice;
 
@@ -7,11 +9,14 @@ use grip::Limits;
 use grip::channel::ItemId;
 use grip::hold::{Answer, PackedAnswer};
 use grip::instruct::{Instruct, Status};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::header::HeaderName;
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use super::*;
 use crate::counters::Counter;
-use crate::errand::Last;
+use crate::errand::{Behalf, Last, LinkError, Linked, News, Receipt, Way};
+use crate::proxy::Links;
+use crate::routes;
 
 struct Bench {
     engine: Engine,
@@ -62,6 +67,58 @@ impl Bench {
         let key = self.open(stream(None), channels);
         self.attach(key);
         key
+    }
+
+    /// Opens a hold with the channels, links and metadata of an instruction.
+    fn open_as(&mut self, kind: HoldKind, instruct: &str) -> ConnectionKey {
+        let instruct = read(instruct);
+        let links = Links::of(&instruct, &behalf().uri).unwrap();
+        let session = Session::new(behalf(), instruct.meta).with_links(links.next, links.gone);
+        let hold = Hold {
+            kind,
+            slots: Slot::all(&instruct.channels, "", &[]),
+            after: AfterHold::Reuse,
+            session: Some(Box::new(session)),
+        };
+        self.engine.open(hold, self.now)
+    }
+
+    /// The same for a stream, attached, its head written and its outputs taken.
+    fn stream_as(&mut self, instruct: &str) -> ConnectionKey {
+        let key = self.open_as(stream(None), instruct);
+        self.attach(key);
+        self.outputs();
+        self.written(key);
+        key
+    }
+
+    fn tell(&mut self, key: ConnectionKey, news: News) {
+        self.engine.handle_news(&[key], news, self.now);
+    }
+
+    /// A link was answered with this instruction.
+    fn link(&mut self, key: ConnectionKey, instruct: &str) {
+        self.tell(key, News::Linked(linked(instruct)));
+    }
+
+    /// A link was answered with this instruction and body.
+    fn link_whole(&mut self, key: ConnectionKey, instruct: &str, body: &str) {
+        self.link(key, instruct);
+        self.body(key, body);
+        self.tell(key, News::Complete);
+    }
+
+    fn body(&mut self, key: ConnectionKey, body: &str) {
+        let (receipt, _) = Receipt::new();
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        self.tell(key, News::Body(body, receipt));
+    }
+
+    /// Appends an item that has ids.
+    fn append_after(&mut self, channel: &str, prev_id: &str, id: &str) {
+        let formats =
+            format!(r#""id":"{id}","prev-id":"{prev_id}","http-stream":{{"content":"<{id}>"}}"#);
+        self.publish(channel, &formats);
     }
 
     fn publish(&mut self, channel: &str, formats: &str) {
@@ -152,6 +209,39 @@ fn slots(channels: &[&str]) -> Vec<Slot> {
     }
     let instruct = Instruct::from_headers(&headers, &Limits::default()).unwrap();
     Slot::all(&instruct.channels, "", &[])
+}
+
+/// An instruction such as `grip-hold: stream | grip-channel: a`.
+fn read(instruct: &str) -> Instruct {
+    let mut headers = HeaderMap::new();
+    for header in instruct.split('|').filter(|header| !header.is_empty()) {
+        let (name, value) = header.split_once(':').unwrap();
+        let name: HeaderName = name.trim().parse().unwrap();
+        headers.append(name, value.trim().parse().unwrap());
+    }
+    Instruct::from_headers(&headers, &Limits::default()).unwrap()
+}
+
+fn linked(instruct: &str) -> Arc<Linked> {
+    let instruct = read(instruct);
+    let links = Links::of(&instruct, &behalf().uri).unwrap();
+    Arc::new(Linked {
+        instruct,
+        next: links.next,
+        behalf: behalf(),
+    })
+}
+
+/// A client who is told what is wrong.
+fn behalf() -> Arc<Behalf> {
+    let routes = routes::parse("* a:1").unwrap();
+    Arc::new(Behalf {
+        route: Arc::clone(&routes.all()[0]),
+        uri: Uri::from_static("http://o/first"),
+        way: Way::Routes,
+        implicit: Vec::new(),
+        tells_errors: true,
+    })
 }
 
 /// The lines of `Grip-Last`.
