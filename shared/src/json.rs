@@ -160,6 +160,8 @@ impl<'a> Object<'a> {
         u16::try_from(code)
             .ok()
             .and_then(|code| StatusCode::from_u16(code).ok())
+            // A final answer has no code below 200; RFC 9110 §15.2.
+            .filter(|code| !code.is_informational())
             .map(Some)
             .ok_or_else(|| self.invalid_value("code"))
     }

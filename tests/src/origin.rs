@@ -191,7 +191,7 @@ struct Shared {
 impl Shared {
     fn answer(&self, request: &Request) -> Answer {
         let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        match scripts.get(request.path()).or(scripts.get(REST)) {
+        match scripts.get(request.path()).or_else(|| scripts.get(REST)) {
             Some(script) => script(request),
             None => Answer::status("404 Not Found", &[], "the origin has no such path\n"),
         }

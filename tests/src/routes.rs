@@ -1,6 +1,7 @@
 //! Routes files, and targets that nobody listens on.
 
 use std::fmt::Display;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use gripline_hub::config::RawConfig;
@@ -26,7 +27,10 @@ impl RoutesFile {
 
     /// Replaces all lines.
     pub fn write(&self, lines: &[impl Display]) {
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let mut text = String::new();
+        for line in lines {
+            writeln!(text, "{line}").expect("a String takes all that is written");
+        }
         // Put in place whole: a file that is half written would be read as well.
         let other = self.directory.path().join("routes~");
         let written =

@@ -378,6 +378,7 @@ async fn a_stream_that_nobody_reads_is_dropped_and_the_others_go_on() {
     origin.serve("/stream", Answer::ok(&hold, "hi\n"));
     let mut config = e2e::hub::config(&origin.url());
     config.limits.pending_bytes = Some(100_000);
+    config.limits.publish_bytes = Some(100_000);
     let hub = Hub::start_with(&config);
     let mut client = Http2::connect(hub.addr()).await;
     let mut slow = open(&mut client).await;

@@ -134,6 +134,7 @@ async fn a_client_that_does_not_read_is_cut_off_and_the_others_go_on() {
     let (origin, _) = start(&[]).await;
     let mut config = e2e::hub::config(&origin.url());
     config.limits.pending_bytes = Some(100_000);
+    config.limits.publish_bytes = Some(100_000);
     let hub = Hub::start_with(&config);
     let mut reader = Client::get(hub.addr(), "/stream", &[]).await;
     let mut sleeper = Client::get(hub.addr(), "/stream", &[]).await;

@@ -258,6 +258,15 @@ impl Checker<'_> {
         let need_mark = raw.orig_headers_need_mark.as_deref().unwrap_or_default();
         let orig_headers_need_mark = self.header_names("orig_headers_need_mark", need_mark);
         let limits = self.limits(&raw.limits);
+        if limits.pending_bytes < limits.publish_bytes {
+            self.mistake::<()>(
+                "limits.pending_bytes",
+                format_args!(
+                    "{} is less than publish_bytes; one item could end every stream that gets it",
+                    limits.pending_bytes
+                ),
+            );
+        }
         let purge = raw.purge.as_ref().map(|purge| self.purge(purge));
         Some(Config {
             listen: listen?,

@@ -45,7 +45,9 @@ impl Control {
                     () = draining(&mut life) => break,
                 }
             }
-            while connections.join_next().await.is_some() {}
+            // Requests under way are answered; one that never ends is not waited for.
+            let ended = async { while connections.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(self.config.drain, ended).await;
         };
         LocalSet::new().run_until(serving).await;
     }

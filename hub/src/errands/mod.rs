@@ -109,6 +109,7 @@ pub(crate) fn spawn(
                 tracing::warn!("not all gone links were told before the end");
             }
         });
+        runtime.shutdown_background();
     };
     let thread = std::thread::Builder::new()
         .name("errands".to_owned())

@@ -31,14 +31,26 @@ enum End {
     Hold(Box<Held>),
 }
 
+/// Bytes by which a field of a request that is asked again may be longer than it was: the blank
+/// behind its colon, and a length in place of a transfer coding.
+const REPLAY_ROOM: usize = 32;
+
 impl Connection {
+    /// How much longer the head of a request that is asked again may be.
+    fn replay_room(&self) -> usize {
+        match self.again {
+            Some(_) => self.proxy.config().limits.head_fields * REPLAY_ROOM,
+            None => 0,
+        }
+    }
+
     /// Serves requests until the connection ends or is held.
     pub(super) async fn serve_http1(mut self) {
         let limits = &self.proxy.config().limits;
         let mut builder = http1::Builder::new();
         builder
             .auto_date_header(false)
-            .max_buf_size(limits.head_bytes)
+            .max_buf_size(limits.head_bytes + self.replay_room())
             .max_headers(limits.head_fields)
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT);

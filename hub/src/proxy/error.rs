@@ -16,6 +16,12 @@ pub(super) enum ProxyError {
     /// CONNECT asks for a tunnel, which the hub is not for.
     #[error("CONNECT is not supported.")]
     Connect,
+    /// More than one host; RFC 9112 §3.2.
+    #[error("Failed to parse request: more than one Host")]
+    Hosts,
+    /// A transfer coding other than `chunked`; RFC 9112 §6.1.
+    #[error("Transfer-Encoding is not supported.")]
+    TransferCoding,
     /// A JSONP request that cannot be taken apart.
     #[error("{0}")]
     Jsonp(#[from] JsonpError),
@@ -67,8 +73,10 @@ pub(super) enum Candour {
 impl ProxyError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::ClientBody | Self::RequestTooLarge | Self::Jsonp(_) => StatusCode::BAD_REQUEST,
-            Self::Connect => StatusCode::NOT_IMPLEMENTED,
+            Self::ClientBody | Self::RequestTooLarge | Self::Hosts | Self::Jsonp(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Connect | Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::WebSocketEvents => StatusCode::FORBIDDEN,
             _ => StatusCode::BAD_GATEWAY,
@@ -81,6 +89,8 @@ impl ProxyError {
             Self::ClientBody
             | Self::RequestTooLarge
             | Self::Connect
+            | Self::Hosts
+            | Self::TransferCoding
             | Self::Jsonp(_)
             | Self::Loop
             | Self::NoRoute
@@ -92,7 +102,12 @@ impl ProxyError {
 
     pub(super) fn count(&self, counters: &Counters) {
         match self {
-            Self::ClientBody | Self::Connect | Self::Jsonp(_) | Self::WebSocketEvents => {
+            Self::ClientBody
+            | Self::Connect
+            | Self::Hosts
+            | Self::TransferCoding
+            | Self::Jsonp(_)
+            | Self::WebSocketEvents => {
                 counters.malformed_heads.increment();
             }
             Self::NoRoute => counters.unrouted_requests.increment(),

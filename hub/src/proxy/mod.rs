@@ -26,7 +26,7 @@ use bytes::Bytes;
 use grip::UnixTime;
 use grip::cross_origin::Cors;
 use grip::hold::Answer;
-use http::header::{CONTENT_TYPE, HOST, HeaderMap};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -212,6 +212,7 @@ impl Proxy {
         if head.method == Method::CONNECT {
             return Err(ProxyError::Connect);
         }
+        check_head(&head.headers)?;
         let original = Original::of(&head);
         let is_persistent = request::is_persistent(head.version, &head.headers);
         let trust = Trust::of(&head.headers, self.config.upstream_key.as_ref(), unix_now());
@@ -296,6 +297,25 @@ impl Proxy {
             id: id.map(text),
         };
         self.routes.now().find(&lookup).cloned()
+    }
+}
+
+/// What hyper lets through and an origin may read otherwise.
+fn check_head(headers: &HeaderMap) -> Result<(), ProxyError> {
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(ProxyError::Hosts);
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| {
+        coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked")
+    };
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if is_chunked(only) => Ok(()),
+        _ => Err(ProxyError::TransferCoding),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use grip::fields;
-use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, TRANSFER_ENCODING};
 use http::{Method, Request, Uri, Version};
 
 /// The head of a request, and its body once that is known.
@@ -42,7 +42,7 @@ impl Original {
         };
         out.extend_from_slice(version);
         for (name, value) in &self.headers {
-            if *name == EXPECT || *name == CONTENT_LENGTH || *name == "transfer-encoding" {
+            if *name == EXPECT || *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING {
                 continue;
             }
             out.extend_from_slice(name.as_str().as_bytes());
@@ -50,7 +50,9 @@ impl Original {
             out.extend_from_slice(value.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        if !body.is_empty() {
+        let has_length = self.headers.contains_key(CONTENT_LENGTH)
+            || self.headers.contains_key(TRANSFER_ENCODING);
+        if has_length {
             out.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
         }
         out.extend_from_slice(b"\r\n");
@@ -100,7 +102,7 @@ mod tests {
         );
         assert_eq!(
             original(Some("")).encode(),
-            "POST /x?y=1 HTTP/1.1\r\nhost: a\r\n\r\n"
+            "POST /x?y=1 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
         );
     }
 

@@ -181,9 +181,10 @@ pub(super) fn is_persistent(version: Version, headers: &HeaderMap) -> bool {
 /// The host that the client asked for: in the target if it is absolute, else in `Host`;
 /// RFC 9112 §3.2.2.
 pub(super) fn set_host(headers: &mut HeaderMap, uri: &Uri) {
-    let named = uri
-        .authority()
-        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let named = uri.authority().and_then(|authority| {
+        let without_user = authority.as_str().rsplit('@').next();
+        HeaderValue::from_str(without_user.unwrap_or_default()).ok()
+    });
     if let Some(host) = named {
         headers.insert(HOST, host);
     } else if !headers.contains_key(HOST) {
@@ -335,5 +336,6 @@ mod tests {
         check_host("/x", Some("a:1"), "a:1");
         check_host("/x", None, "localhost");
         check_host("http://b:2/x", Some("a:1"), "b:2");
+        check_host("http://user:word@b:2/x", None, "b:2");
     }
 }

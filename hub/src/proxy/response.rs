@@ -1,5 +1,7 @@
 //! From the origin's response to what the client gets.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use grip::ChannelName;
 use grip::channel::Channel;
@@ -27,6 +29,8 @@ use crate::engine::{
 };
 use crate::routes::{Grip, Target};
 
+/// How long the rest of a request's body is waited for before its client is held.
+const BODY_TIME: Duration = Duration::from_mins(1);
 /// Bytes of an answer that becomes a script.
 const MAX_JSONP: usize = 1_000_000;
 
@@ -222,7 +226,7 @@ impl Asked {
     /// Waits until the request's body was read to its end, for it to be asked again.
     async fn take_body(&mut self) {
         if let Some(returned) = self.returned.take()
-            && let Ok(content) = returned.await
+            && let Ok(Ok(content)) = tokio::time::timeout(BODY_TIME, returned).await
         {
             self.original.body = content.whole();
         } else if self.body.is_complete() && self.body.bytes() == 0 {

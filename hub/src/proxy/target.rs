@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use grip::fields::GRIPLINE_STALE;
-use http::header::{HOST, HeaderMap};
+use grip::fields::{self, GRIPLINE_STALE};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
@@ -144,6 +144,14 @@ impl Proxy {
         asked: Box<Asked>,
         target: &Target,
     ) -> Result<Outcome, ProxyError> {
+        if response.status().is_informational() {
+            // hyper passes those over that may come before an answer; this is none.
+            return Err(ProxyError::Origin);
+        }
+        if response.headers().contains_key(TRANSFER_ENCODING) {
+            // It overrides the length, which would be a lie to the client; RFC 9112 §6.3.
+            fields::retain(response.headers_mut(), |name| *name != CONTENT_LENGTH);
+        }
         let is_stale = response.headers_mut().remove(GRIPLINE_STALE).is_some();
         if is_stale {
             self.counters.stale_answers.increment();

@@ -90,10 +90,13 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    LocalSet::new().block_on(&runtime, async {
+    let ran = LocalSet::new().block_on(&runtime, async {
         Shard::new(parts)?.run().await;
         Ok(())
-    })
+    });
+    // A name that is being looked up would be waited for.
+    runtime.shutdown_background();
+    ran
 }
 
 struct Shard {

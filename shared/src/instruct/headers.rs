@@ -289,7 +289,11 @@ fn status(headers: &HeaderMap) -> Result<Option<Status>, InstructError> {
         Some(at) => (&value[..at], value[at + 1..].trim_ascii()),
         None => (value, &[][..]),
     };
-    let code = StatusCode::from_bytes(code).map_err(|_| InstructError::StatusCode)?;
+    let code = StatusCode::from_bytes(code)
+        .ok()
+        // A final answer has no code below 200; RFC 9110 §15.2.
+        .filter(|code| !code.is_informational())
+        .ok_or(InstructError::StatusCode)?;
     let reason = text(reason, "Grip-Status")?;
     Ok(Some(Status {
         code,
@@ -580,7 +584,7 @@ mod tests {
             (404, "Nothing To See Here")
         );
         assert_eq!(status("Grip-Status:"), None);
-        for bad in ["abc", "99", "1000", "-1"] {
+        for bad in ["abc", "99", "101", "1000", "-1"] {
             check_error(
                 &format!("Grip-Status: {bad}"),
                 "Grip-Status contains invalid status code",
