@@ -61,7 +61,10 @@ impl Proxy {
             };
             take_implicit(&mut asked, target);
             if target.kind == TargetKind::Test {
-                let origin = test_origin::answer(&route, &question.path);
+                let limit = self.config.limits.instruct_bytes;
+                let (origin, returned) =
+                    test_origin::answer(&route, &question.path, question.content, limit).await?;
+                asked.returned = Some(returned);
                 return self.instructed(origin, asked).await;
             }
             match self

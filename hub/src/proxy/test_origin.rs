@@ -5,15 +5,40 @@ use grip::instruct::Status;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode};
+use http_body_util::BodyExt as _;
+use tokio::sync::oneshot;
 use url::form_urlencoded;
 
+use super::body::Content;
+use super::error::ProxyError;
 use super::response::{Age, Origin};
 use crate::routes::Route;
 
-/// Answers a request: `/` greets, `/response` and `/stream` hold on the channels of the query's
-/// `channel` parameters.
-pub(super) fn answer(route: &Route, path: &PathAndQuery) -> Origin {
-    let path = route.test_path(path);
+/// Answers a request whose body has up to `limit` bytes: `/` greets, `/response` and `/stream` hold
+/// on the channels of the query's `channel` parameters. The body comes back with the answer.
+pub(super) async fn answer(
+    route: &Route,
+    path: &PathAndQuery,
+    content: Content,
+    limit: usize,
+) -> Result<(Origin, oneshot::Receiver<Content>), ProxyError> {
+    let (mut body, returned) = content.attempt();
+    let mut bytes = 0;
+    while bytes <= limit
+        && let Some(frame) = body.frame().await
+    {
+        let frame = frame.map_err(|_| ProxyError::ClientBody)?;
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+    }
+    let origin = if bytes > limit {
+        plain(StatusCode::BAD_REQUEST, "request too large\n")
+    } else {
+        resource(&route.test_path(path))
+    };
+    Ok((origin, returned))
+}
+
+fn resource(path: &PathAndQuery) -> Origin {
     let whole = path.path();
     match whole.strip_suffix('/').unwrap_or(whole) {
         "" => plain(StatusCode::OK, "Hello from the Gripline test handler!\n"),
