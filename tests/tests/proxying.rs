@@ -10,11 +10,22 @@ use grip::signature::VerifyingKey;
 const FEATURES: &str = "status, link:next, link:gone, filter:skip-self, filter:skip-users, \
     filter:require-sub, filter:build-id, filter:var-subst, filter:http-check, filter:http-modify";
 
+const ORIGIN_REQUESTS: &str = "gripline_origin_requests_total";
+const ORIGIN_CONNECTIONS: &str = "gripline_origin_connections_total";
+
 async fn start() -> (Origin, Hub) {
     let origin = Origin::start().await;
     origin.serve("/", Answer::ok(&[], "hello\n"));
     let hub = Hub::start(&origin.url());
     (origin, hub)
+}
+
+/// All of a shard's requests share its connections to the origin.
+async fn start_on_one_shard() -> (Origin, Hub) {
+    let (origin, _) = start().await;
+    let mut config = config(&origin.url());
+    config.shards = Some(1);
+    (origin, Hub::start_with(&config))
 }
 
 #[tokio::test]
@@ -300,6 +311,135 @@ async fn connections_to_both_sides_are_used_again() {
 }
 
 #[tokio::test]
+async fn a_clients_connection_does_not_decide_which_of_the_origins_is_used() {
+    let (origin, hub) = start_on_one_shard().await;
+    let hold = ["Grip-Hold: stream", "Grip-Channel: updates"];
+    origin.serve("/stream", Answer::ok(&hold, "hi\n"));
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        client::get(hub.addr(), "/", &[])
+            .await
+            .check(200, "hello\n");
+        let mut client = Client::get(hub.addr(), "/stream", &[]).await;
+        client.stream_begins("hi\n").await;
+        held.push(client);
+    }
+    // A hold keeps nothing open towards the origin.
+    assert_eq!(hub.metric(ORIGIN_REQUESTS).await, 10);
+    assert_eq!(hub.metric(ORIGIN_CONNECTIONS).await, 1);
+}
+
+#[tokio::test]
+async fn requests_at_a_time_have_connections_of_their_own_which_are_used_again() {
+    let (origin, hub) = start_on_one_shard().await;
+    let gate = Gate::new();
+    origin.serve("/slow", Answer::ok(&[], "slow\n").after(&gate));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Client::get(hub.addr(), "/slow", &[]).await);
+    }
+    origin.until_count("/slow", 3).await;
+    gate.open();
+    for client in &mut clients {
+        client.response().await.check(200, "slow\n");
+    }
+    for _ in 0..3 {
+        client::get(hub.addr(), "/", &[])
+            .await
+            .check(200, "hello\n");
+    }
+    assert_eq!(hub.metric(ORIGIN_REQUESTS).await, 6);
+    assert_eq!(hub.metric(ORIGIN_CONNECTIONS).await, 3);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_origin_closed_is_replaced() {
+    let (origin, hub) = start_on_one_shard().await;
+    origin.serve(
+        "/once",
+        Answer::ok(&["Connection: close"], "once\n").close(),
+    );
+    // Another one that the origin closes without a word, once the answer is out.
+    origin.serve("/silent", Answer::ok(&[], "silent\n").close());
+    for target in ["/once", "/silent", "/once", "/silent"] {
+        let text = format!("{}\n", &target[1..]);
+        client::get(hub.addr(), target, &[]).await.check(200, &text);
+    }
+    client::get(hub.addr(), "/", &[])
+        .await
+        .check(200, "hello\n");
+    assert_eq!(hub.metric("gripline_origin_errors_total").await, 0);
+    let connections: Vec<usize> = origin
+        .requests("/silent")
+        .iter()
+        .map(|r| r.connection)
+        .collect();
+    assert_eq!(connections, [1, 3]);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_is_told_to_go_on_when_its_body_is_wanted() {
+    let (origin, hub) = start().await;
+    let mut client = Client::connect(hub.addr()).await;
+    let fields = ["Expect: 100-continue", "Content-Length: 9"];
+    for _ in 0..2 {
+        client.request("POST", "/", &fields, "").await;
+        assert_eq!(client.head().await.start(), "HTTP/1.1 100 Continue");
+        client.send_content(b"some body").await;
+        client.response().await.check(200, "hello\n");
+    }
+    for request in origin.requests("/") {
+        assert_eq!(request.field("Expect"), None);
+        assert_eq!(request.body, b"some body");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_is_not_told_to_go_on_in_vain() {
+    let (mut origin, hub) = start().await;
+    origin.stop().await;
+    let fields = ["Expect: 100-continue", "Content-Length: 9"];
+    let mut client = Client::connect(hub.addr()).await;
+    client.request("POST", "/", &fields, "").await;
+    client
+        .response()
+        .await
+        .check(502, "Error while proxying to origin.\n");
+    // Whether the body comes after all is not known, so nothing can come after it.
+    client.is_closed_by_server().await;
+}
+
+#[tokio::test]
+async fn trailers_are_dropped_both_ways() {
+    let (origin, hub) = start().await;
+    let chunks = "4\r\none\n\r\n0\r\nX-Sum: 1\r\n\r\n";
+    let fields = [
+        "Transfer-Encoding: chunked",
+        "Trailer: X-Sum",
+        "TE: trailers",
+    ];
+    origin.serve("/", Answer::begin("200 OK", &fields[..2]).then(chunks));
+    let mut client = Client::connect(hub.addr()).await;
+    for _ in 0..2 {
+        client.request("POST", "/", &fields, "").await;
+        client.send_content(chunks.as_bytes()).await;
+        let head = client.head().await;
+        assert_eq!(head.field("Trailer"), None);
+        assert_eq!(head.field("X-Sum"), None);
+        assert_eq!(client.raw_until("\r\n0\r\n").await, "4\r\none\n\r\n0\r\n");
+        assert_eq!(client.raw_until("\r\n").await, "\r\n");
+        client.is_quiet();
+    }
+    for request in origin.requests("/") {
+        assert!(request.is_complete);
+        assert_eq!(request.body, b"one\n");
+        assert_eq!(request.field("Trailer"), None);
+        assert_eq!(request.field("X-Sum"), None);
+    }
+    assert_eq!(origin.count("/"), 2);
+}
+
+#[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let (origin, hub) = start().await;
     origin.serve_with("/n", |request| Answer::ok(&[], request.target()));
@@ -309,6 +449,73 @@ async fn pipelined_requests_are_answered_in_order() {
     for n in 0..10 {
         client.response().await.check(200, &format!("/n?{n}"));
     }
+}
+
+#[tokio::test]
+async fn pipelined_requests_may_have_bodies_and_wait() {
+    let (origin, hub) = start().await;
+    let hold = ["Grip-Hold: response", "Grip-Channel: updates"];
+    origin.serve("/poll", Answer::ok(&hold, "nothing\n"));
+    origin.serve_with("/n", |request| Answer::ok(&[], request.target()));
+    let mut client = Client::connect(hub.addr()).await;
+    let head = |line: &str, fields: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let requests = [
+        head("POST /n?1", "Content-Length: 4\r\n") + "GET ",
+        head("POST /n?2", "Transfer-Encoding: chunked\r\n") + "4\r\nGET \r\n0\r\n\r\n",
+        head("POST /poll", "Content-Length: 8\r\n") + "question",
+        head("GET /n?3", "Connection: close\r\n"),
+        head("GET /n?4", ""),
+    ];
+    client.send(requests.concat()).await;
+    client.response().await.check(200, "/n?1");
+    client.response().await.check(200, "/n?2");
+    hub.until_metric("gripline_held_responses", 1).await;
+    assert_eq!(origin.count("/n"), 2);
+    let item = serde_json::json!({"channel": "updates", "http-response": {"body": "news\n"}});
+    hub.publish(serde_json::json!([item])).await;
+    client.response().await.check(200, "news\n");
+    client.response().await.check(200, "/n?3");
+    client.is_closed_by_server().await;
+    let bodies: Vec<Vec<u8>> = origin.requests("/n").into_iter().map(|r| r.body).collect();
+    assert_eq!(bodies, [&b"GET "[..], b"GET ", b""]);
+    assert_eq!(origin.only_request("/poll").body, b"question");
+}
+
+#[tokio::test]
+async fn content_keeps_its_encoding_unless_something_is_appended_to_it() {
+    let (origin, hub) = start().await;
+    let mut config = config(&origin.url());
+    config.debug = Some(true);
+    let debug_hub = Hub::start_with(&config);
+    origin.serve(
+        "/plain",
+        Answer::ok(&["Content-Encoding: gzip"], "\u{1f}..."),
+    );
+    let fields = [
+        "Content-Encoding: gzip",
+        "Grip-Hold: stream",
+        "Grip-Channel: c",
+    ];
+    origin.serve("/stream", Answer::ok(&fields, "\u{1f}..."));
+    origin.serve(
+        "/identity",
+        Answer::ok(&["Content-Encoding: identity", "Grip-Channel: c"], "hi\n"),
+    );
+    let accept = ["Accept-Encoding: gzip, br"];
+    let response = client::get(hub.addr(), "/plain", &accept).await;
+    response.check(200, "\u{1f}...");
+    assert_eq!(response.field("Content-Encoding"), Some("gzip"));
+    assert_eq!(origin.only_request("/plain").field("Accept-Encoding"), None);
+
+    let response = client::get(hub.addr(), "/stream", &accept).await;
+    response.check(502, "Error while proxying to origin.\n");
+    let response = client::get(debug_hub.addr(), "/stream", &accept).await;
+    let told = "Failed to parse accept instructions: the response has a Content-Encoding\n";
+    response.check(502, told);
+    client::get(hub.addr(), "/identity", &accept)
+        .await
+        .check(200, "hi\n");
+    assert_eq!(hub.metric("gripline_instruct_errors_total").await, 1);
 }
 
 #[tokio::test]
