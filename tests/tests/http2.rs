@@ -82,11 +82,11 @@ async fn an_answer_has_no_fields_of_the_origins_connection() {
         "Keep-Alive: timeout=5",
         "X-Stays: 1",
     ];
-    let held = ["Grip-Hold: stream", "Grip-Channel: updates"];
+    let holding = ["Grip-Hold: stream", "Grip-Channel: updates"];
     origin.serve("/plain", Answer::ok(&fields, "hello\n"));
     origin.serve(
         "/held",
-        Answer::ok(&[&fields[..], &held].concat(), "hello\n"),
+        Answer::ok(&[&fields[..], &holding].concat(), "hello\n"),
     );
     let mut client = Http2::connect(hub.addr()).await;
     for target in ["/plain", "/held"] {
