@@ -1,5 +1,6 @@
 //! The engine alone: no sockets, a clock made by hand.
 
+mod filters;
 mod links;
 
 use std::collections::HashMap;
