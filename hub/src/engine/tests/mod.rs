@@ -2,6 +2,7 @@
 
 mod filters;
 mod links;
+mod simulation;
 
 use std::collections::HashMap;
 use std::io::IoSlice;
