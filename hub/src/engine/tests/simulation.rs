@@ -6,9 +6,9 @@ use grip::filter::Reply as Decision;
 
 use super::*;
 
-const STEPS: usize = 150;
+const STEPS: usize = 400;
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
-const FILTERS: [&str; 3] = ["skip-self", "http-check", "http-modify"];
+const FILTERS: [&str; 4] = ["skip-self", "var-subst", "http-check", "http-modify"];
 const LINKS: [&str; 4] = [
     "grip-link: </next>; rel=next; timeout=3",
     "grip-link: </other>; rel=next; timeout=20",
@@ -24,6 +24,8 @@ struct World {
     keys: Vec<ConnectionKey>,
     /// Those that the broker has not answered yet.
     attaching: Vec<ConnectionKey>,
+    /// Those that had something asked; most news are for them.
+    asking: Vec<ConnectionKey>,
     /// Those with a gone link, and those for which it was told.
     watched: BTreeSet<(u32, u32)>,
     told_gone: Vec<(u32, u32)>,
@@ -43,6 +45,7 @@ impl World {
             random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             keys: Vec::new(),
             attaching: Vec::new(),
+            asking: Vec::new(),
             watched: BTreeSet::new(),
             told_gone: Vec::new(),
             interest: HashMap::new(),
@@ -52,6 +55,12 @@ impl World {
 
     fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.random.below(all.len())]
+    }
+
+    /// One of the last few.
+    fn recent(&mut self, keys: &[ConnectionKey]) -> ConnectionKey {
+        let from = keys.len().saturating_sub(8);
+        self.one_of(&keys[from..])
     }
 
     /// Any instruction but for its hold.
@@ -108,8 +117,9 @@ impl World {
             r#""http-stream":{"content":"x"},"http-response":{"body":"x"}"#,
             r#""http-stream":{"content":"%("},"meta":{"sender":"me"}"#,
             r#""http-stream":{"action":"hint"},"http-response":{"action":"hint"}"#,
-            r#""http-stream":{"action":"close"}"#,
+            r#""http-stream":{"content":"y"}"#,
             r#""http-stream":{"content":"x","content-filters":[]}"#,
+            r#""http-stream":{"action":"close"}"#,
         ]);
         let prev_id = self.next_id - self.random.below(2);
         self.next_id += 1;
@@ -149,14 +159,20 @@ impl World {
     }
 
     fn step(&mut self) {
-        let key = match self.keys.len() {
-            0 => return self.open(),
-            count => self.keys[self.random.below(count.min(12)) + count.saturating_sub(12)],
-        };
+        if self.keys.is_empty() {
+            return self.open();
+        }
+        let keys = self.keys.clone();
+        let key = self.recent(&keys);
         match self.random.below(40) {
             0..=5 => self.open(),
             6..=15 => self.publish(),
-            16..=25 => self.news(key),
+            16..=18 => self.news(key),
+            19..=25 if !self.asking.is_empty() => {
+                let asking = self.asking.clone();
+                let key = self.recent(&asking);
+                self.news(key);
+            }
             26..=31 => self.attach(),
             32 => self.bench.engine.handle_gone(key),
             33..=35 => self.bench.wait(1),
@@ -168,6 +184,25 @@ impl World {
             _ => self.flush(),
         }
         self.take_outputs();
+        self.check_slots();
+    }
+
+    /// A session has one slot for each subscription, in the same order.
+    fn check_slots(&mut self) {
+        let engine = &mut self.bench.engine;
+        for key in &self.keys {
+            let Some(connection) = engine.connections.get(*key) else {
+                continue;
+            };
+            let (Phase::Stream(_) | Phase::Response(_), Some(session)) =
+                (&connection.phase, &connection.session)
+            else {
+                continue;
+            };
+            let slots = session.slots.iter().map(|slot| &slot.channel);
+            let subscriptions = connection.subscriptions.iter();
+            assert!(slots.eq(subscriptions.map(|one| engine.subscriptions.name(*one))));
+        }
     }
 
     /// Every client reads all there is.
@@ -199,6 +234,7 @@ impl World {
                     kind: ErrandKind::Gone(_),
                     ..
                 } => self.told_gone.push(id(connection)),
+                Output::Run { connection, .. } => self.asking.push(connection),
                 _ => {}
             }
         }
@@ -261,6 +297,7 @@ impl Drop for Seed {
 
 #[test]
 fn nothing_is_left_of_whoever_was_held() {
+    let mut seen = [0; 6];
     for seed in 1..=200 {
         let seed = Seed(seed);
         let mut world = World::new(seed.0);
@@ -269,5 +306,21 @@ fn nothing_is_left_of_whoever_was_held() {
         }
         world.end();
         world.check_end();
+        let counters = &world.bench.counters;
+        let counts = [
+            &counters.links_followed,
+            &counters.link_errors,
+            &counters.retries,
+            &counters.gaps,
+            &counters.filter_errors,
+            &counters.timeouts,
+        ];
+        for (seen, count) in seen.iter_mut().zip(counts) {
+            *seen += count.value();
+        }
     }
+    assert!(
+        seen.iter().all(|seen| *seen > 50),
+        "too little happens: {seen:?}"
+    );
 }
