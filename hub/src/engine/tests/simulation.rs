@@ -73,10 +73,10 @@ impl World {
                     // Near the newest id, so that many fit.
                     let back = self.random.below(3);
                     let prev_id = self.next_id.saturating_sub(back);
-                    header += &format!("; prev-id={prev_id}");
+                    header = format!("{header}; prev-id={prev_id}");
                 }
                 if self.random.below(2) == 0 {
-                    header += &format!("; filter={}", self.one_of(&FILTERS));
+                    header = format!("{header}; filter={}", self.one_of(&FILTERS));
                 }
                 headers.push(header);
             }
@@ -287,6 +287,7 @@ impl World {
 /// Says which seed failed.
 struct Seed(u64);
 
+#[expect(clippy::print_stderr, reason = "for whoever reads of the failure")]
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -297,7 +298,7 @@ impl Drop for Seed {
 
 #[test]
 fn nothing_is_left_of_whoever_was_held() {
-    let mut seen = [0; 6];
+    let mut totals = [0; 6];
     for seed in 1..=200 {
         let seed = Seed(seed);
         let mut world = World::new(seed.0);
@@ -315,12 +316,12 @@ fn nothing_is_left_of_whoever_was_held() {
             &counters.filter_errors,
             &counters.timeouts,
         ];
-        for (seen, count) in seen.iter_mut().zip(counts) {
-            *seen += count.value();
+        for (total, count) in totals.iter_mut().zip(counts) {
+            *total += count.value();
         }
     }
     assert!(
-        seen.iter().all(|seen| *seen > 50),
-        "too little happens: {seen:?}"
+        totals.iter().all(|total| *total > 50),
+        "too little happens: {totals:?}"
     );
 }
