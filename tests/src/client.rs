@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -29,6 +30,7 @@ pub struct Client {
     body: Decoder,
     method: String,
     is_closed: bool,
+    patience: Duration,
 }
 
 /// An answer, complete or broken off.
@@ -100,7 +102,13 @@ impl Client {
             body: Decoder::new(Framing::Empty),
             method: String::new(),
             is_closed: false,
+            patience: PATIENCE,
         }
+    }
+
+    /// Waits longer for what it reads than [`PATIENCE`].
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Connects and sends `GET` for this target with these fields.
@@ -317,11 +325,12 @@ impl Client {
         }
         self.input.reserve(READ_BYTES);
         let before = self.input.len();
-        match timeout(PATIENCE, self.stream.read_buf(&mut self.input)).await {
+        let patience = self.patience;
+        match timeout(patience, self.stream.read_buf(&mut self.input)).await {
             Ok(Ok(1..)) => self.remember(before),
             // A reset is how a server breaks off; what it means is up to the test.
             Ok(Ok(0) | Err(_)) => self.is_closed = true,
-            Err(elapsed) => panic!("{elapsed:?}: no {wanted:?} within {PATIENCE:?}; {self:?}"),
+            Err(elapsed) => panic!("{elapsed:?}: no {wanted:?} within {patience:?}; {self:?}"),
         }
         !self.is_closed
     }

@@ -19,6 +19,7 @@ pub mod http2;
 pub mod hub;
 pub mod message;
 pub mod origin;
+pub mod program;
 pub mod routes;
 pub mod tls;
 pub mod transcript;
