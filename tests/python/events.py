@@ -4,6 +4,7 @@ Usage: python events.py DATABASE wsgi|asgi
 """
 
 import json
+import logging
 import socket
 import sys
 
@@ -57,12 +58,13 @@ settings.configure(
     EVENTSTREAM_STORAGE_CLASS="django_eventstream.storage.DjangoModelStorage",
     EVENTSTREAM_CHANNELMANAGER_CLASS="channels.Channels",
 )
+logging.getLogger("django.request").setLevel(logging.ERROR)
 django.setup()
 call_command("migrate", verbosity=0)
 
 from django.contrib.auth.models import User  # noqa: E402
 from django_eventstream import channel_permission_changed, send_event  # noqa: E402
-from django_eventstream.utils import get_storage  # noqa: E402
+from django_eventstream.utils import get_storage, publish_event  # noqa: E402
 
 import channels  # noqa: E402
 
@@ -90,6 +92,20 @@ def store(request):
     return HttpResponse("stored\n")
 
 
+def late(request):
+    """Publishes a stored event that others have overtaken."""
+    event = json.loads(request.body)
+    publish_event(
+        event["channel"],
+        "message",
+        json.dumps(event["data"]),
+        str(event["id"]),
+        str(event["id"] - 1),
+        blocking=True,
+    )
+    return HttpResponse("published\n")
+
+
 def forbid(request):
     """Takes a channel away from a user who may be reading it."""
     order = json.loads(request.body)
@@ -114,6 +130,7 @@ urlpatterns = [
     path("events/", include("django_eventstream.urls")),
     path("send/", send),
     path("store/", store),
+    path("late/", late),
     path("forbid/", forbid),
     path("grip/", grip),
 ]
