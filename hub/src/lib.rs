@@ -23,6 +23,8 @@ mod dressing;
 mod engine;
 mod errand;
 mod errands;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http_address;
 mod hub;
 mod life;

@@ -10,6 +10,8 @@ mod deliver;
 mod follow;
 mod outbox;
 pub(crate) mod session;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod simulation;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
