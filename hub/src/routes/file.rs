@@ -369,6 +369,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_quoted_is_read_back() {
+        const TEXTS: [&str; 8] = ["a", "x y", "é,", "#", "\"", "\\", "\t", "\\\"\\"];
+        let quoted = |text: &str| {
+            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+            format!("\"{escaped}\"")
+        };
+        for first in TEXTS {
+            for second in TEXTS {
+                let both = format!("{first}{second}");
+                let (line, property) = (quoted(&both), format!("n={both}"));
+                check(&line, &[&both]);
+                check(
+                    &format!("{line} {line},{},{line}", quoted(&property)),
+                    &[&both, &format!("{both}|{property}|{both}")],
+                );
+                check(&format!("{}{}", quoted(first), quoted(second)), &[&both]);
+            }
+        }
+    }
+
+    #[test]
     fn mistakes_of_the_grammar_say_where_they_are() {
         check_mistake(
             "a \"b",
