@@ -90,6 +90,7 @@ pub fn encode_chunk(out: &mut Vec<u8>, content: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
     use http::{HeaderValue, StatusCode};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -150,5 +151,36 @@ mod tests {
         encode_chunk(&mut out, &[b'x'; 26]);
         assert!(out.starts_with(b"1a\r\nx"));
         assert!(out.ends_with(b"x\r\n"));
+    }
+
+    /// The content of a complete body in chunks, as the simplest of clients reads it.
+    fn unchunked(mut body: &str) -> String {
+        let mut content = String::new();
+        loop {
+            let (size, rest) = body.split_once("\r\n").unwrap();
+            let (chunk, rest) = rest.split_at(usize::from_str_radix(size, 16).unwrap());
+            content += chunk;
+            body = rest.strip_prefix("\r\n").unwrap();
+            if chunk.is_empty() {
+                assert_eq!(body, "", "behind the last chunk");
+                return content;
+            }
+        }
+    }
+
+    #[test]
+    fn content_in_any_pieces_is_read_back() {
+        for seed in 0..500 {
+            let mut noise = Noise::new(seed);
+            let (mut body, mut content) = (Vec::new(), Vec::new());
+            for _ in 0..noise.below(5) {
+                let piece = noise.text(b"0a\r\n", 300);
+                encode_chunk(&mut body, &piece);
+                content.extend(piece);
+            }
+            body.extend_from_slice(LAST_CHUNK);
+            let found = unchunked(std::str::from_utf8(&body).unwrap());
+            assert_eq!(found.as_bytes(), content, "seed {seed}");
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! Damaged input for tests: the same seed gives the same damage.
+//! Random and damaged input for tests: the same seed gives the same.
 
 use serde_json::{Value, json};
 
-/// A source of damage; xorshift64.
+/// A source of it; xorshift64.
 pub(crate) struct Noise(u64);
 
 impl Noise {
@@ -22,6 +22,14 @@ impl Noise {
             self.spoil_bytes(&mut bytes);
         }
         bytes
+    }
+
+    /// Up to `longest` bytes out of `alphabet`.
+    pub(crate) fn text(&mut self, alphabet: &[u8], longest: usize) -> Vec<u8> {
+        let length = self.below(longest + 1);
+        (0..length)
+            .map(|_| alphabet[self.below(alphabet.len())])
+            .collect()
     }
 
     fn spoil(&mut self, value: &mut Value) {
@@ -84,7 +92,7 @@ impl Noise {
         self.next().to_le_bytes()[3]
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() >> 33).unwrap() % bound
     }
 

@@ -458,6 +458,33 @@ mod tests {
         }
     }
 
+    /// Every character of the token is changed in some ways, left out, and doubled.
+    #[track_caller]
+    fn check_no_change_passes(key: &VerifyingKey, token: &str, replacements: &str) {
+        assert!(key.verify(token, NOW, 0).is_ok());
+        for at in 0..token.len() {
+            let (before, after) = (&token[..at], &token[at + 1..]);
+            let original = &token[at..=at];
+            let changes = replacements.chars().map(String::from);
+            let changes = changes.chain([String::new(), original.repeat(2)]);
+            for change in changes.filter(|change| change != original) {
+                let forged = format!("{before}{change}{after}");
+                assert!(key.verify(&forged, NOW, 0).is_err(), "{forged}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_token_that_is_changed_anywhere_passes() {
+        let (signing, verifying) = keys("changeme");
+        let token = grip_sig(&signing, "pushpin", NOW);
+        let base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        check_no_change_passes(&verifying, &token, &format!("{base64}.=+/ "));
+        let (signing, verifying) = es256_keys();
+        let token = grip_sig(&signing, "pushpin", NOW);
+        check_no_change_passes(&verifying, &token, "AQz");
+    }
+
     #[test]
     fn an_empty_secret_is_no_key() {
         assert_eq!(SigningKey::hs256(b"").unwrap_err(), KeyError::Empty);
@@ -477,8 +504,7 @@ mod tests {
     const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
     const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
 
-    #[test]
-    fn es256_verifies_what_a_private_key_signed() {
+    fn es256_keys() -> (SigningKey, VerifyingKey) {
         let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
         let signing_key = ecdsa::SigningKey::from(&secret);
         let point = secret.public_key().to_sec1_bytes();
@@ -491,6 +517,12 @@ mod tests {
             let signature: ecdsa::Signature = signing_key.sign(message);
             signature.to_bytes().to_vec()
         });
+        (signing, verifying)
+    }
+
+    #[test]
+    fn es256_verifies_what_a_private_key_signed() {
+        let (signing, verifying) = es256_keys();
         let token = grip_sig(&signing, "fastly:x", NOW);
         assert!(verifying.verify(&token, NOW, 0).is_ok());
         let other = VerifyingKey::es256_from_coordinates(X, Y).unwrap();

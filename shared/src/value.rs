@@ -159,6 +159,7 @@ pub(crate) fn integer(text: &[u8]) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -221,6 +222,51 @@ mod tests {
         assert_eq!(integer(b"-7"), Some(-7));
         for bad in ["", "1.5", "x", "99999999999", "0x1"] {
             assert_eq!(integer(bad.as_bytes()), None, "{bad}");
+        }
+    }
+    /// A main value and parameters, as one writes them who quotes every parameter's value.
+    fn written(main: &[u8], parameters: &[(&[u8], Cow<'_, [u8]>)]) -> Vec<u8> {
+        let mut piece = main.to_vec();
+        for (name, value) in parameters {
+            piece.extend([b"; ", *name, b"=\""].concat());
+            for byte in value.iter() {
+                if matches!(byte, b'"' | b'\\') {
+                    piece.push(b'\\');
+                }
+                piece.push(*byte);
+            }
+            piece.push(b'"');
+        }
+        piece
+    }
+
+    #[test]
+    fn what_is_quoted_is_read_back() {
+        const NAMES: [&[u8]; 3] = [b"a", b"prev-id", b"filter"];
+        for seed in 0..2000 {
+            let mut noise = Noise::new(seed);
+            let mains: Vec<Vec<u8>> = (0..=noise.below(3))
+                .map(|_| [b"m".to_vec(), noise.text(b"ab=<>\\\xff", 5)].concat())
+                .collect();
+            let mut pieces = Vec::new();
+            for main in &mains {
+                let parameters: Vec<(&[u8], Cow<'_, [u8]>)> = (0..noise.below(4))
+                    .map(|_| {
+                        let value = noise.text(b"ab \t,;=\"\\\xc3\xff", 8);
+                        (NAMES[noise.below(NAMES.len())], value.into())
+                    })
+                    .collect();
+                pieces.push((main.as_slice(), parameters));
+            }
+            let lines: Vec<Vec<u8>> = pieces.iter().map(|(m, p)| written(m, p)).collect();
+            let line = lines.join(&b", "[..]);
+            let found = split_list(&line).into_iter().map(Piece::parse);
+            let expected = pieces.into_iter().map(|(main, parameters)| {
+                let parameters = Parameters(parameters);
+                Ok(Piece { main, parameters })
+            });
+            let text = String::from_utf8_lossy(&line);
+            assert!(found.eq(expected), "seed {seed}: {text}");
         }
     }
 }

@@ -131,4 +131,35 @@ mod tests {
             assert_eq!(at(bad), None, "{bad}");
         }
     }
+
+    #[test]
+    fn the_calendar_is_counted_day_by_day() {
+        const MONTHS: [(&str, u64); 12] = [
+            ("Jan", 31),
+            ("Feb", 28),
+            ("Mar", 31),
+            ("Apr", 30),
+            ("May", 31),
+            ("Jun", 30),
+            ("Jul", 31),
+            ("Aug", 31),
+            ("Sep", 30),
+            ("Oct", 31),
+            ("Nov", 30),
+            ("Dec", 31),
+        ];
+        let mut days = 0;
+        for year in 1970_u64..=2400 {
+            let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            for (month, length) in MONTHS {
+                let length = length + u64::from(is_leap && month == "Feb");
+                for day in 1..=length {
+                    let text = format!("Sun, {day:02} {month} {year} 23:59:58 GMT");
+                    let expected = UnixTime(days * 86_400 + 86_398);
+                    assert_eq!(http_date(&text), Some(expected), "{text}");
+                    days += 1;
+                }
+            }
+        }
+    }
 }

@@ -93,6 +93,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whatever_is_escaped_is_read_back() {
+        let every_byte: Vec<u8> = (0..=u8::MAX).collect();
+        let escapes: Vec<String> = every_byte.iter().map(|it| format!("%{it:02x}")).collect();
+        let lower = escapes.concat();
+        check_decode(&lower, Some(&every_byte));
+        check_decode(&lower.to_uppercase(), Some(&every_byte));
+        for end in 0..lower.len() {
+            let expected = (end % 3 == 0).then(|| &every_byte[..end / 3]);
+            check_decode(&lower[..end], expected);
+        }
+    }
+
     /// Takes parameter `p` out.
     #[track_caller]
     fn check_take(target: &str, expected: Option<&str>, rest: &str) {

@@ -323,6 +323,7 @@ fn lossy(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
     use http::HeaderValue;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -490,6 +491,42 @@ mod tests {
             Idle,
         );
         assert_eq!(parse(&["Grip-Keep-Alive:"]).unwrap().keep_alive, None);
+    }
+
+    fn cstring_of(data: &[u8]) -> String {
+        let escaped = |byte: &u8| match byte {
+            b'\\' => r"\\".to_owned(),
+            b'\r' => r"\r".to_owned(),
+            b'\n' => r"\n".to_owned(),
+            b'\t' => r"\t".to_owned(),
+            b'a'..=b'z' => char::from(*byte).to_string(),
+            other => format!(r"\x{other:02x}"),
+        };
+        data.iter().map(escaped).collect()
+    }
+
+    #[test]
+    fn any_keep_alive_is_read_back() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+        let every_byte: Vec<u8> = (0..=u8::MAX).collect();
+        for seed in 0..1000 {
+            let mut noise = Noise::new(seed);
+            let mut data = noise.text(&every_byte, 20);
+            data.extend_from_slice(&noise.text(b"axr\\\r\n\t;,\" ", 20));
+            if data.is_empty() {
+                continue;
+            }
+            let cstring = cstring_of(&data) + "; format=cstring";
+            check_keep_alive(&cstring, &data, 55, KeepAliveMode::Idle);
+            let base64 = STANDARD.encode(&data) + "; timeout=7; format=base64";
+            check_keep_alive(&base64, &data, 7, KeepAliveMode::Idle);
+            let raw = noise.text(b"ax\\,\"=", 20);
+            if let (false, Ok(text)) = (raw.is_empty(), std::str::from_utf8(&raw)) {
+                let text = format!("{text}; mode=interval");
+                check_keep_alive(&text, &raw, 55, KeepAliveMode::Interval);
+            }
+        }
     }
 
     #[test]
