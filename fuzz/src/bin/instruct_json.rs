@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use grip::Limits;
-use grip::hold;
+use grip::hold::{self, PackedAnswer};
 use grip::http1::Persistence;
 use grip::instruct::Status;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -25,4 +25,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     };
     let encoded = answer.encode(Version::HTTP_11, &Method::GET, Persistence::Reuse);
     gripline_fuzz::check_head(&encoded, answer.status.code, &answer.headers);
+    assert_eq!(PackedAnswer::pack(&answer).unpack(), answer);
 });

@@ -2,7 +2,7 @@
 #![no_main]
 
 use grip::Limits;
-use grip::hold::Answer;
+use grip::hold::{Answer, PackedAnswer};
 use grip::http1::{LAST_CHUNK, Persistence};
 use grip::instruct::Status;
 use grip::publish::{self, HttpResponse, HttpStream};
@@ -20,6 +20,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             let answer = held.published(&message);
             let encoded = answer.encode(Version::HTTP_11, &Method::GET, Persistence::Reuse);
             check_head(&encoded, answer.status.code, &answer.headers);
+            assert_eq!(PackedAnswer::pack(&answer).unpack(), answer);
         }
         if let Some(HttpStream::Send { content, .. }) = item.http_stream {
             let body = [&content.chunk(), LAST_CHUNK].concat();
