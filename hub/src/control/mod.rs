@@ -210,6 +210,22 @@ impl Control {
     }
 }
 
+/// Whether a publish request with this head would be heard, were it of the right size.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn may_publish(
+    config: &Config,
+    path: &str,
+    query: &str,
+    headers: &HeaderMap,
+    now: grip::UnixTime,
+) -> bool {
+    let resource = Resource::find(&config.control_base, path, query);
+    let auth = config.control_auth.as_ref();
+    resource == Some(Resource::Publish)
+        && ReplyType::negotiate(headers).is_some()
+        && auth.is_none_or(|auth| auth.admit(headers, now).is_ok())
+}
+
 /// The query; empty if there is none.
 fn query() -> impl warp::Filter<Extract = (String,), Error = Infallible> + Clone {
     warp::query::raw().or_else(|_| async { Ok::<_, Infallible>((String::new(),)) })
