@@ -105,7 +105,7 @@ async fn events_reach_every_stream(interface: Interface) {
     }
     app.send("news", 1..=3).await;
     for client in &mut clients {
-        client.receives(&numbered("news", 1..=3)).await;
+        client.receives_next(&numbered("news", 1..=3)).await;
     }
     assert_eq!(app.served.hub.metric("gripline_gaps_total").await, 0);
 }
@@ -126,13 +126,13 @@ async fn what_was_missed_comes_once(interface: Interface) {
     let app = App::start_on(interface).await;
     let mut client = app.open("channel=news").await;
     app.send("news", 1..=2).await;
-    client.receives(&numbered("news", 1..=2)).await;
+    client.receives_next(&numbered("news", 1..=2)).await;
     drop(client);
     app.send("news", 3..=4).await;
     let mut client = app.resume("channel=news", "news:2").await;
-    client.receives(&numbered("news", 3..=4)).await;
+    client.receives_next(&numbered("news", 3..=4)).await;
     app.send("news", 5..=6).await;
-    client.receives(&numbered("news", 5..=6)).await;
+    client.receives_next(&numbered("news", 5..=6)).await;
 }
 
 #[tokio::test]
@@ -153,9 +153,9 @@ async fn a_client_that_names_its_id_in_the_query_resumes_too() {
     let app = App::start().await;
     app.send("news", 1..=3).await;
     let mut client = app.open("channel=news&lastEventId=news:1").await;
-    client.receives(&numbered("news", 2..=3)).await;
+    client.receives_next(&numbered("news", 2..=3)).await;
     app.send("news", [4]).await;
-    client.receives(&numbered("news", [4])).await;
+    client.receives_next(&numbered("news", [4])).await;
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_late_client_begins_with_the_next_event() {
     app.send("news", 1..=3).await;
     let mut client = app.open("channel=news").await;
     app.send("news", [4]).await;
-    client.receives(&numbered("news", [4])).await;
+    client.receives_next(&numbered("news", [4])).await;
 }
 
 #[tokio::test]
@@ -178,8 +178,8 @@ async fn what_was_lost_on_the_way_to_the_hub_is_fetched_before_what_follows() {
     app.lose("news", 2..=4).await;
     app.send("news", [5]).await;
     app.send("news", [6]).await;
-    first.receives(&numbered("news", 1..=6)).await;
-    second.receives(&numbered("news", 1..=6)).await;
+    first.receives_next(&numbered("news", 1..=6)).await;
+    second.receives_next(&numbered("news", 1..=6)).await;
     assert_ne!(app.served.hub.metric("gripline_gaps_total").await, 0);
 }
 
@@ -189,12 +189,12 @@ async fn what_was_lost_last_is_fetched_by_a_recover() {
     let app = App::start().await;
     let mut client = app.open("channel=news").await;
     app.send("news", [1]).await;
-    client.receives(&numbered("news", [1])).await;
+    client.receives_next(&numbered("news", [1])).await;
     app.lose("news", 2..=3).await;
     app.served.recover().await;
-    client.receives(&numbered("news", 2..=3)).await;
+    client.receives_next(&numbered("news", 2..=3)).await;
     app.send("news", [4]).await;
-    client.receives(&numbered("news", [4])).await;
+    client.receives_next(&numbered("news", [4])).await;
 }
 
 #[tokio::test]
@@ -203,9 +203,9 @@ async fn more_than_one_answer_holds_comes_in_several() {
     let app = App::start().await;
     app.lose("news", 1..=250).await;
     let mut client = app.resume("channel=news", "news:0").await;
-    client.receives(&numbered("news", 1..=250)).await;
+    client.receives_next(&numbered("news", 1..=250)).await;
     app.send("news", [251]).await;
-    client.receives(&numbered("news", [251])).await;
+    client.receives_next(&numbered("news", [251])).await;
 }
 
 #[tokio::test]
@@ -215,9 +215,9 @@ async fn an_id_that_never_was_resets_the_stream() {
     app.send("news", 1..=2).await;
     let mut client = app.resume("channel=news", "news:77").await;
     let reset = "event: stream-reset\nid: news:2\ndata: {\"channels\": [\"news\"]}\n\n";
-    client.receives(reset).await;
+    client.receives_next(reset).await;
     app.send("news", [3]).await;
-    client.receives(&numbered("news", [3])).await;
+    client.receives_next(&numbered("news", [3])).await;
 }
 
 #[tokio::test]
@@ -229,15 +229,15 @@ async fn an_id_tells_the_place_in_every_channel() {
     app.send("b", [1]).await;
     app.send("a", [1]).await;
     let expected = event("a:0,b:1", 1) + &event("a:1,b:1", 1);
-    client.receives(&expected).await;
+    client.receives_next(&expected).await;
     drop(client);
     app.send("b", [2]).await;
     let mut client = app.resume(query, "a:1,b:1").await;
-    client.receives(&event("a:1,b:2", 2)).await;
+    client.receives_next(&event("a:1,b:2", 2)).await;
     app.lose("a", [2]).await;
     app.send("a", [3]).await;
     client
-        .receives(&(event("a:2,b:2", 2) + &event("a:3,b:2", 3)))
+        .receives_next(&(event("a:2,b:2", 2) + &event("a:3,b:2", 3)))
         .await;
 }
 
@@ -251,7 +251,7 @@ async fn names_of_channels_and_data_may_have_any_characters() {
     app.served.tell("/send/", &sent).await;
     let written = r#""100 % of %I, %(events-x)s and %%\n\u00e4, \"quoted\" \\""#;
     let expected = event("b%20c:0,z%C3%BCrich:1", written) + &event("b%20c:1,z%C3%BCrich:1", 2);
-    client.receives(&expected).await;
+    client.receives_next(&expected).await;
 }
 
 #[tokio::test]
@@ -261,7 +261,7 @@ async fn events_of_a_channel_without_storage_have_no_ids() {
     let mut client = app.open("channel=unreliable").await;
     app.send("unreliable", 1..=2).await;
     client
-        .receives("event: message\ndata: 1\n\nevent: message\ndata: 2\n\n")
+        .receives_next("event: message\ndata: 1\n\nevent: message\ndata: 2\n\n")
         .await;
 }
 
@@ -275,21 +275,21 @@ async fn skipped_users_lack_an_event_and_nothing_else() {
     let not_for_ann = |number: u32| json!([{"channel": "news", "data": number, "skip": ["ann"]}]);
     app.served.tell("/send/", &not_for_ann(1)).await;
     app.send("news", [2]).await;
-    ann.receives(&numbered("news", [2])).await;
-    bob.receives(&numbered("news", 1..=2)).await;
-    anybody.receives(&numbered("news", 1..=2)).await;
+    ann.receives_next(&numbered("news", [2])).await;
+    bob.receives_next(&numbered("news", 1..=2)).await;
+    anybody.receives_next(&numbered("news", 1..=2)).await;
     assert_eq!(app.served.hub.metric("gripline_gaps_total").await, 0);
     // Whoever goes on with a link's answer is who they were.
     app.lose("news", [3]).await;
     app.send("news", [4]).await;
     for client in [&mut ann, &mut bob, &mut anybody] {
-        client.receives(&numbered("news", 3..=4)).await;
+        client.receives_next(&numbered("news", 3..=4)).await;
     }
     app.served.tell("/send/", &not_for_ann(5)).await;
     app.send("news", [6]).await;
-    ann.receives(&numbered("news", [6])).await;
-    bob.receives(&numbered("news", 5..=6)).await;
-    anybody.receives(&numbered("news", 5..=6)).await;
+    ann.receives_next(&numbered("news", [6])).await;
+    bob.receives_next(&numbered("news", 5..=6)).await;
+    anybody.receives_next(&numbered("news", 5..=6)).await;
 }
 
 #[tokio::test]
@@ -309,12 +309,12 @@ async fn a_user_who_loses_a_channel_loses_the_streams_with_it() {
         let data = data.replace('\'', quote);
         format!("event: stream-error\nid: error\ndata: {data}\n\n")
     };
-    with_news.receives(&error("'")).await;
+    with_news.receives_next(&error("'")).await;
     with_news.ends().await;
     app.send("weather", [1]).await;
-    with_weather.receives(&numbered("weather", [1])).await;
+    with_weather.receives_next(&numbered("weather", [1])).await;
     app.send("news", [1]).await;
-    bob.receives(&numbered("news", [1])).await;
+    bob.receives_next(&numbered("news", [1])).await;
     let mut again = app.served.open("/events/?channel=news", &ann).await;
     again.response().await.check(200, &error("\""));
     let resumed = client::get(
@@ -332,11 +332,11 @@ async fn idle_streams_are_kept_alive_as_the_library_wants() {
     let mut client = app.open("channel=news").await;
     client.be_patient(Duration::from_secs(40));
     let opened = std::time::Instant::now();
-    client.receives("event: keep-alive\ndata:\n\n").await;
+    client.receives_next("event: keep-alive\ndata:\n\n").await;
     let waited = opened.elapsed();
     assert!(waited > Duration::from_secs(15), "{waited:?}");
     app.send("news", [1]).await;
-    client.receives(&numbered("news", [1])).await;
+    client.receives_next(&numbered("news", [1])).await;
 }
 
 #[tokio::test]
@@ -433,15 +433,16 @@ async fn an_event_that_was_overtaken_is_not_repeated() {
     let mut client = app.open("channel=news").await;
     app.lose("news", [1]).await;
     app.send("news", [2]).await;
-    client.receives(&numbered("news", 1..=2)).await;
+    client.receives_next(&numbered("news", 1..=2)).await;
     let late = json!({"channel": "news", "id": 1, "data": 1});
     app.served.tell("/late/", &late).await;
     app.send("news", [3]).await;
-    client.receives(&numbered("news", [3])).await;
+    client.receives_next(&numbered("news", [3])).await;
 }
 
-/// The numbers of the events in a part of a stream.
+/// The numbers of the events in a part of a stream, which shall not be idle.
 fn ids(text: &str) -> impl Iterator<Item = u32> + '_ {
+    assert!(!text.contains("keep-alive"), "nothing comes: {text}");
     text.lines()
         .filter_map(|line| line.strip_prefix("id: news:"))
         .map(|id| id.parse().expect("an id is a number"))

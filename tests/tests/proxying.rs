@@ -315,14 +315,14 @@ async fn a_clients_connection_does_not_decide_which_of_the_origins_is_used() {
     let (origin, hub) = start_on_one_shard().await;
     let hold = ["Grip-Hold: stream", "Grip-Channel: updates"];
     origin.serve("/stream", Answer::ok(&hold, "hi\n"));
-    let mut held = Vec::new();
+    let mut clients = Vec::new();
     for _ in 0..5 {
         client::get(hub.addr(), "/", &[])
             .await
             .check(200, "hello\n");
         let mut client = Client::get(hub.addr(), "/stream", &[]).await;
         client.stream_begins("hi\n").await;
-        held.push(client);
+        clients.push(client);
     }
     // A hold keeps nothing open towards the origin.
     assert_eq!(hub.metric(ORIGIN_REQUESTS).await, 10);

@@ -91,11 +91,11 @@ async fn a_long_poll_without_news_ends_with_its_own_answer() {
 async fn check_kept(target: &str, keep_alive: &str) {
     let served = start().await;
     let mut client = stream(&served, target).await;
-    client.receives(keep_alive).await;
-    client.receives(keep_alive).await;
+    client.receives_next(keep_alive).await;
+    client.receives_next(keep_alive).await;
     let item = json!({"channel": "news", "stream": "hello\n"});
     served.tell("/publish", &item).await;
-    client.receives("hello\n").await;
+    client.receives_next("hello\n").await;
 }
 
 #[tokio::test]
@@ -112,10 +112,8 @@ async fn keep_alives_may_be_bytes() {
 
 /// Numbers in the order in which the application got them.
 fn numbers(range: impl IntoIterator<Item = u32>) -> String {
-    range
-        .into_iter()
-        .map(|number| format!("{number}\n"))
-        .collect()
+    let line = |text: String, number| text + &format!("{number}\n");
+    range.into_iter().fold(String::new(), line)
 }
 
 async fn send(served: &Served, range: impl IntoIterator<Item = u32>, is_lost: &Value) {
