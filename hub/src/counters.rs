@@ -58,6 +58,8 @@ counters! {
     connections: "gripline_connections_total", "counter";
     /// Client connections refused because the limit of open ones was reached.
     connections_refused: "gripline_connections_refused_total", "counter";
+    /// Holds over HTTP/2 refused because the limit of open connections was reached.
+    holds_refused: "gripline_holds_refused_total", "counter";
     /// Requests received from clients.
     requests: "gripline_requests_total", "counter";
     /// Request heads that are not HTTP.

@@ -115,15 +115,26 @@ impl Pipe {
     /// Waits until the engine has begun the stream, so that its head may be sent.
     ///
     /// Cancel safe.
-    pub(crate) async fn begun(&self) {
+    ///
+    /// # Errors
+    /// The stream was given up before.
+    pub(crate) async fn begun(&self) -> Result<(), GivenUp> {
         poll_fn(|context| {
-            if self.has_begun.get() || self.end.get() != End::NotYet {
-                return Poll::Ready(());
+            if self.has_begun.get() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.end.get() != End::NotYet {
+                return Poll::Ready(Err(GivenUp));
             }
             self.waker.replace(Some(context.waker().clone()));
             Poll::Pending
         })
-        .await;
+        .await
+    }
+
+    /// Refuses a stream that has not begun.
+    pub(crate) fn refuse(&self) {
+        self.finish(End::GivenUp);
     }
 
     /// Takes as much of the outbox as there is room for, and says how much that is.
@@ -193,6 +204,8 @@ pub(crate) enum Verdict {
     Answer(Box<Answer>),
     /// The origin is to be asked again, with what the client has.
     Retry(Again),
+    /// There is no room for it.
+    Refused,
 }
 
 /// The shard's end of a held HTTP/2 request.
@@ -210,6 +223,12 @@ pub(crate) struct Awaited {
 }
 
 impl Wait {
+    /// Says what becomes of a request that is not held.
+    pub(crate) fn settle(self, verdict: Verdict) {
+        // The client may have left this moment.
+        let _ = self.verdict.send(verdict);
+    }
+
     pub(crate) fn new(events: mpsc::UnboundedSender<PipeEvent>) -> (Self, Awaited) {
         let (sender, receiver) = oneshot::channel();
         let lease = Rc::new(Lease::new(events));
@@ -296,8 +315,7 @@ impl Pipes {
     /// Says what becomes of a request.
     pub(crate) fn settle(&mut self, key: ConnectionKey, verdict: Verdict) {
         if let Some(HeldAt::Request(wait)) = self.held.remove(&key) {
-            // The client may have left this moment.
-            let _ = wait.verdict.send(verdict);
+            wait.settle(verdict);
         }
     }
 }

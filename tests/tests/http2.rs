@@ -567,3 +567,22 @@ async fn what_only_begins_like_http2_is_http1() {
         .await
         .check(200, "hello\n");
 }
+
+#[tokio::test]
+async fn holds_over_the_limit_of_connections_are_refused() {
+    let (origin, _) = start().await;
+    let mut config = e2e::hub::config(&origin.url());
+    config.shards = Some(1);
+    // The connection itself is one.
+    config.limits.connections = Some(3);
+    let hub = Hub::start_with(&config);
+    let mut client = Http2::connect(hub.addr()).await;
+    let _streams = [open(&mut client).await, open(&mut client).await];
+    for target in ["/stream", "/poll"] {
+        let mut refused = client.get(target, &[]).await;
+        refused.response().await.check(503, "");
+    }
+    assert_eq!(hub.metric("gripline_holds_refused_total").await, 2);
+    let mut plain = client.get("/", &[]).await;
+    plain.response().await.check(200, "hello\n");
+}

@@ -43,6 +43,8 @@ use connections::{Beat, Connection, Connections, Opening, Phase};
 use deadlines::Deadlines;
 use subscriptions::Subscriptions;
 
+/// How long a client may take to read the end of its hold.
+const ENDING: Duration = Duration::from_mins(1);
 /// How often some of many connections are brought up to date.
 const UPDATE_BEAT: Duration = Duration::from_millis(100);
 /// Connections brought up to date in each beat.
@@ -492,7 +494,25 @@ impl Engine {
                 self.let_go(key);
             }
             Phase::Stream(_) => self.keep_alive(key, now),
-            Phase::Opening(_) | Phase::Ending => {}
+            Phase::Ending => self.drop_slow(key),
+            Phase::Opening(_) => {}
+        }
+    }
+
+    /// Whether a hold is over and its last bytes are not yet written.
+    pub(crate) fn is_ending(&mut self, key: ConnectionKey) -> bool {
+        let connection = self.connections.get(key);
+        connection.is_some_and(|connection| matches!(connection.phase, Phase::Ending))
+    }
+
+    /// The client does not take the last bytes of its hold. It has a minute to do so.
+    pub(crate) fn handle_blocked(&mut self, key: ConnectionKey, now: Instant) {
+        if let Some(connection) = self.connections.get(key)
+            && connection.deadline.is_none()
+        {
+            let deadline = now + ENDING;
+            connection.deadline = Some(deadline);
+            self.deadlines.remind(key, deadline);
         }
     }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use grip::instruct::Status;
@@ -27,6 +28,9 @@ use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, Respo
 
 /// Requests that one connection may have at a time.
 const MAX_STREAMS: u32 = 1000;
+
+/// How long a connection may be silent before the client is asked whether it is there.
+const PING_AFTER: Duration = Duration::from_mins(2);
 
 /// Runs hyper's tasks on the shard's thread.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +63,8 @@ impl Connection {
             .auto_date_header(false)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .timer(TokioTimer::new());
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(PING_AFTER));
         let service = Service {
             proxy: Rc::clone(&self.proxy),
             peer: self.peer,
@@ -119,7 +124,9 @@ impl Service {
             let begun = Rc::clone(&pipe);
             // Fails only when the shard is gone, and the connection with it.
             let _ = self.handovers.send(Handover::Http2Stream { pipe, held });
-            begun.begun().await;
+            if begun.begun().await.is_err() {
+                return Ok(unavailable());
+            }
             let body = ResponseBody::Held(body);
             return Ok(respond(head.status, head.headers, body));
         }
@@ -136,7 +143,7 @@ impl Service {
                 Some(again) => Err(Box::new(again)),
                 None => Ok(unavailable()),
             },
-            None => Ok(unavailable()),
+            Some(Verdict::Refused) | None => Ok(unavailable()),
         }
     }
 
@@ -181,7 +188,7 @@ fn without_body(mut response: Response<ResponseBody>, method: &Method) -> Respon
     response
 }
 
-/// The shard is gone.
+/// The shard is gone, or has no room.
 fn unavailable() -> Response<ResponseBody> {
     respond(
         Status::new(StatusCode::SERVICE_UNAVAILABLE),

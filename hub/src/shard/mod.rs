@@ -242,7 +242,7 @@ impl Shard {
     }
 
     fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if self.tasks.len() + self.held.len() + self.pipes.len() >= self.config.limits.connections {
+        if self.is_full() {
             self.counters.connections_refused.increment();
             return;
         }
@@ -285,8 +285,21 @@ impl Shard {
         }
     }
 
+    fn is_full(&self) -> bool {
+        let open = self.tasks.len() + self.held.len() + self.pipes.len();
+        open >= self.config.limits.connections
+    }
+
     fn hold(&mut self, handover: Handover, now: std::time::Instant) {
         match handover {
+            Handover::Http2Stream { pipe, .. } if self.is_full() => {
+                self.counters.holds_refused.increment();
+                pipe.refuse();
+            }
+            Handover::Http2Response { wait, .. } if self.is_full() => {
+                self.counters.holds_refused.increment();
+                wait.settle(Verdict::Refused);
+            }
             Handover::Http1 {
                 stream,
                 input,
@@ -386,12 +399,19 @@ impl Shard {
             Err(_) => return self.lose(key),
         }
         match self.engine.handle_flushed(key) {
-            None => {}
+            None => self.note_blocked(key),
             Some(AfterHold::Close) => {
                 self.pipes.finish(key);
                 drop(self.held.remove(key));
             }
             Some(AfterHold::Reuse) => self.give_back(key, &Bytes::new(), None),
+        }
+    }
+
+    /// Takes note of a client that does not take all that there is.
+    fn note_blocked(&mut self, key: ConnectionKey) {
+        if self.engine.is_ending(key) {
+            self.engine.handle_blocked(key, Instant::now().into_std());
         }
     }
 

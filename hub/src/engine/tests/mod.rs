@@ -481,6 +481,21 @@ fn a_slow_consumer_is_dropped_and_the_others_go_on() {
 }
 
 #[test]
+fn a_client_has_a_minute_to_read_the_end_of_its_hold() {
+    let mut bench = Bench::new();
+    let key = bench.stream(&["a"]);
+    bench.publish("a", r#""http-stream":{"action":"close"}"#);
+    bench.outputs();
+    assert!(bench.engine.is_ending(key));
+    bench.engine.handle_blocked(key, bench.now);
+    bench.wait(59);
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.wait(2);
+    assert_eq!(bench.outputs(), ["drop"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
 fn whoever_leaves_before_the_answer_is_detached_once() {
     let mut bench = Bench::new();
     let key = bench.open(stream(None), &["a", "b"]);
