@@ -179,6 +179,9 @@ impl Proxy {
     ///
     /// Cancel safe: dropped when the client leaves, it ends the request to the origin as well.
     pub(crate) async fn handle(&self, request: ClientRequest) -> Outcome {
+        if request.again.is_none() {
+            self.counters.requests.increment();
+        }
         let mut manner = Manner {
             candour: if self.config.debug {
                 Candour::Debug
