@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::message::{Decoder, Framing, Head, Piece};
+use crate::routes::Refuser;
 use crate::within;
 
 /// A request as the origin received it.
@@ -203,6 +204,8 @@ pub struct Origin {
     addr: SocketAddr,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
+    /// Keeps the port of an origin that has stopped from those who take any.
+    refuser: Option<Refuser>,
 }
 
 impl fmt::Debug for Origin {
@@ -249,6 +252,7 @@ impl Origin {
             addr,
             shared,
             server,
+            refuser: None,
         }
     }
 
@@ -325,6 +329,7 @@ impl Origin {
         self.server.abort();
         // Cancelled, which is what was asked for.
         let _ = (&mut self.server).await;
+        self.refuser = Refuser::at(self.addr).ok();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Routes files, and targets that nobody listens on.
 
-use std::fmt::Display;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::io;
 use std::net::SocketAddr;
 
 use gripline_hub::config::RawConfig;
@@ -65,14 +65,20 @@ impl Refuser {
     /// Takes a free port.
     #[expect(clippy::new_without_default, reason = "takes a port")]
     pub fn new() -> Self {
-        let socket = TcpSocket::new_v4().expect("there is a socket");
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        socket.bind(any_port).expect("a port is free");
-        let addr = socket.local_addr().expect("it is bound");
-        Self {
+        Self::at(any_port).expect("a port is free")
+    }
+
+    /// Takes the place of somebody who listened there.
+    pub(crate) fn at(addr: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        // Connections from before may linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        Ok(Self {
+            addr: socket.local_addr()?,
             _socket: socket,
-            addr,
-        }
+        })
     }
 
     /// Where nobody listens.
