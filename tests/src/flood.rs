@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::client::Client;
 use crate::message::{Decoder, Framing, Head, Piece};
 use crate::origin::Gate;
+use crate::within;
 
 /// Bytes that are written at a time, and read at a time by the origin.
 const PIECE: usize = 64 * 1024;
@@ -74,6 +75,20 @@ pub async fn upload(client: &mut Client, bytes: u64, mut on_piece: impl FnMut(u6
     }
 }
 
+/// The same in chunks.
+pub async fn upload_chunked(client: &mut Client, bytes: u64, mut on_piece: impl FnMut(u64)) {
+    let mut content = Content::default();
+    while content.passed() < bytes {
+        let piece = content.next(bytes - content.passed());
+        let size = format!("{:x}\r\n", piece.len());
+        client.send_content(size.as_bytes()).await;
+        client.send_content(piece).await;
+        client.send_content(b"\r\n").await;
+        on_piece(content.passed());
+    }
+    client.send_content(b"0\r\n\r\n").await;
+}
+
 /// Reads a body to its end, and says so piece by piece; returns its length.
 pub async fn download(client: &mut Client, mut on_piece: impl FnMut(u64)) -> u64 {
     let mut content = Content::default();
@@ -84,25 +99,11 @@ pub async fn download(client: &mut Client, mut on_piece: impl FnMut(u64)) -> u64
     content.passed()
 }
 
-/// Bytes that went through the origin on one path.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
-    }
-}
-
 /// An origin of big bodies; it ends when dropped.
 ///
-/// `GET /sized/BYTES` and `GET /chunked/BYTES` are answered with such a body; whatever has a body of
-/// its own is answered with its length, once that was read.
+/// `GET /sized/BYTES` and `GET /chunked/BYTES` are answered with such a body, and `GET /held/BYTES`
+/// with one whose client is then held on channel `c`; whatever has a body of its own is answered
+/// with its length, once that was read.
 #[derive(Debug)]
 pub struct Flood {
     addr: SocketAddr,
@@ -112,10 +113,12 @@ pub struct Flood {
 
 #[derive(Debug)]
 struct Shared {
-    /// Of the connection that came first.
-    first: Count,
+    /// Bytes of the latest body on the connection that came first.
+    first: AtomicU64,
     /// Bodies on the first connection are not read before it is open.
     gate: Gate,
+    /// Open once there was a connection.
+    connected: Gate,
 }
 
 impl Flood {
@@ -132,8 +135,9 @@ impl Flood {
         let listener = listener.expect("a port is free");
         let addr = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
-            first: Count::default(),
+            first: AtomicU64::new(0),
             gate: Gate::new(),
+            connected: Gate::new(),
         });
         let server = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self {
@@ -148,6 +152,11 @@ impl Flood {
         self.shared.gate.open();
     }
 
+    /// Waits for the first connection.
+    pub async fn until_connected(&self) {
+        within("a connection", self.shared.connected.opened()).await;
+    }
+
     /// Its URL, without a slash at the end.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
@@ -155,7 +164,7 @@ impl Flood {
 
     /// What has passed of the latest body on the first connection.
     pub fn first(&self) -> u64 {
-        self.shared.first.bytes()
+        self.shared.first.load(Ordering::Relaxed)
     }
 }
 
@@ -169,6 +178,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     let mut is_first = true;
     while let Ok((stream, _)) = listener.accept().await {
+        shared.connected.open();
         let shared = std::mem::replace(&mut is_first, false).then(|| Arc::clone(&shared));
         let connection = Connection {
             stream,
@@ -218,7 +228,7 @@ impl Connection {
 
     fn count(&self, bytes: u64) {
         if let Some(shared) = &self.shared {
-            shared.first.set(bytes);
+            shared.first.store(bytes, Ordering::Relaxed);
         }
     }
 
@@ -226,10 +236,10 @@ impl Connection {
         let (framing, bytes) = head.word(1).strip_prefix('/')?.split_once('/')?;
         let bytes: u64 = bytes.parse().ok()?;
         let is_chunked = framing == "chunked";
-        let field = if is_chunked {
-            "Transfer-Encoding: chunked".to_owned()
-        } else {
-            format!("Content-Length: {bytes}")
+        let field = match framing {
+            "chunked" => "Transfer-Encoding: chunked".to_owned(),
+            "held" => format!("Content-Length: {bytes}\r\nGrip-Hold: stream\r\nGrip-Channel: c"),
+            _ => format!("Content-Length: {bytes}"),
         };
         self.send(format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n").as_bytes())
             .await?;
