@@ -71,15 +71,15 @@ async fn begin_upload(hub: &Hub, field: &str) -> Client {
 }
 
 async fn download(hub: &Hub, target: &str, expected: u64) {
-    let mut client = begin_download(hub, target).await;
     let mut memory = Memory::new();
+    let mut client = begin_download(hub, target).await;
     let bytes = flood::download(&mut client, |passed| memory.watch(passed)).await;
     assert_eq!(bytes, expected);
 }
 
 async fn upload(hub: &Hub, bytes: u64) {
-    let mut client = begin_upload(hub, &format!("Content-Length: {bytes}")).await;
     let mut memory = Memory::new();
+    let mut client = begin_upload(hub, &format!("Content-Length: {bytes}")).await;
     flood::upload(&mut client, bytes, |passed| memory.watch(passed)).await;
     client.response().await.check(200, &bytes.to_string());
 }
@@ -113,8 +113,8 @@ async fn a_gibibyte_in_chunks_goes_to_the_origin() {
     let _alone = alone().await;
     let flood = Flood::start().await;
     let hub = start(&flood);
-    let mut client = begin_upload(&hub, "Transfer-Encoding: chunked").await;
     let mut memory = Memory::new();
+    let mut client = begin_upload(&hub, "Transfer-Encoding: chunked").await;
     let watch = |passed| memory.watch(passed);
     flood::upload_chunked(&mut client, GIBIBYTE, watch).await;
     client.response().await.check(200, &GIBIBYTE.to_string());
@@ -128,9 +128,9 @@ async fn a_quarter_of_it_goes_over_http2() {
     // The kit's windows are small, which takes its time.
     let bytes = GIBIBYTE / 4;
     let mut http2 = Http2::connect(hub.addr()).await;
+    let mut memory = Memory::new();
     let mut exchange = http2.get(&format!("/sized/{bytes}"), &[]).await;
     exchange.head().await;
-    let mut memory = Memory::new();
     let mut content = Content::default();
     while let Some(piece) = exchange.try_piece().await.expect("it goes on") {
         content.check(&piece);
@@ -145,8 +145,8 @@ async fn a_gibibyte_goes_to_a_client_that_is_held_then() {
     let _alone = alone().await;
     let flood = Flood::start().await;
     let hub = start(&flood);
-    let mut client = begin_download(&hub, &format!("/held/{GIBIBYTE}")).await;
     let mut memory = Memory::new();
+    let mut client = begin_download(&hub, &format!("/held/{GIBIBYTE}")).await;
     let mut content = Content::default();
     while content.passed() < GIBIBYTE {
         let piece = client.piece().await.expect("it goes on");

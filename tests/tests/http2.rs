@@ -1,16 +1,11 @@
 //! HTTP/2 with prior knowledge: the same promises as over HTTP/1, on the same port.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use e2e::client::{self, Client};
 use e2e::http2::{Exchange, Http2, WINDOW};
 use e2e::hub::Hub;
 use e2e::origin::{Answer, Gate, Origin};
 use h2::Reason;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 const STREAMS: &str = "gripline_held_streams";
 const RESPONSES: &str = "gripline_held_responses";
@@ -461,7 +456,11 @@ async fn a_request_body_that_is_reset_ends_the_request_at_the_origin() {
 
 #[tokio::test]
 async fn a_hub_that_shuts_down_ends_streams_in_order() {
-    let (origin, mut hub) = start().await;
+    let (origin, _) = start().await;
+    let mut config = e2e::hub::config(&origin.url());
+    // Nothing ends because its time is up.
+    config.drain = Some("1h".to_owned());
+    let mut hub = Hub::start_with(&config);
     let gate = Gate::new();
     origin.serve("/slow", Answer::ok(&[], "slow\n").after(&gate));
     let mut client = Http2::connect(hub.addr()).await;
@@ -500,72 +499,37 @@ async fn http1_clients_use_the_same_port() {
     old_stream.receives("one\n").await;
 }
 
-/// Sends one byte at a time.
-struct Trickle(TcpStream);
-
-impl AsyncWrite for Trickle {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        let first = bytes.get(..1).unwrap_or_default();
-        Pin::new(&mut self.0).poll_write(context, first)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-}
-
-impl AsyncRead for Trickle {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-#[tokio::test]
-async fn a_connection_may_begin_byte_by_byte() {
-    let (_origin, hub) = start().await;
-    let stream = TcpStream::connect(hub.addr()).await.expect("it listens");
-    stream.set_nodelay(true).expect("it is a socket");
-    let mut client = Http2::over(Trickle(stream)).await;
-    let mut stream = open(&mut client).await;
-    hub.publish_stream("updates", "one\n").await;
-    stream.receives("one\n").await;
-
-    let mut old = Client::connect(hub.addr()).await;
-    for byte in b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx" {
-        old.send([*byte]).await;
-    }
-    old.response().await.check(200, "hello\n");
-}
-
-#[tokio::test]
-async fn what_only_begins_like_http2_is_http1() {
-    let (origin, hub) = start().await;
+/// Sends pieces that the hub reads one by one: between them, another request goes all the way
+/// through the same thread.
+async fn send_piecewise(hub: &Hub, pieces: &[&str]) -> Client {
     let mut client = Client::connect(hub.addr()).await;
-    client.send("P").await;
-    client.send("RI / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    for piece in pieces {
+        client.send(piece).await;
+        client::get(hub.addr(), "/", &[])
+            .await
+            .check(200, "hello\n");
+    }
+    client
+}
+
+#[tokio::test]
+async fn a_connection_may_begin_in_pieces() {
+    let (origin, _) = start().await;
+    let mut config = e2e::hub::config(&origin.url());
+    config.shards = Some(1);
+    let hub = Hub::start_with(&config);
+    let pieces = ["P", "RI * HTTP/2.0\r\n\r\nSM", "\r\n\r", "\n"];
+    let mut client = send_piecewise(&hub, &pieces).await;
+    // Empty SETTINGS both ways, and that they are known; RFC 9113 §3.4.
+    client.send(b"\0\0\0\x04\0\0\0\0\0").await;
+    client.raw_until("\0\0\0\x04\x01\0\0\0\0").await;
+
+    let pieces = ["P", "RI / HTTP/1.1\r", "\nHost: a\r\n"];
+    let mut client = send_piecewise(&hub, &pieces).await;
+    client.send("\r\n").await;
     client.response().await.check(200, "hello\n");
-    assert_eq!(origin.only_request("/").method(), "PRI");
-    client::get(hub.addr(), "/", &[])
-        .await
-        .check(200, "hello\n");
+    let is_old = |request: &e2e::origin::Request| request.method() == "PRI";
+    assert!(origin.requests("/").iter().any(is_old));
 }
 
 #[tokio::test]
