@@ -17,8 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
 
-use super::error::chain;
-use super::tls::{Handshake, TlsError};
+use super::tls::{Handshake, TlsError, without_brackets};
 use super::{Endpoint, Reach, Security, TlsConfig};
 use crate::counters::Counters;
 
@@ -168,12 +167,15 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// An IPv6 address as it stands outside of URIs; all else as it is.
-pub(super) fn without_brackets(host: &str) -> &str {
-    let inner = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    inner.unwrap_or(host)
+/// An error and its causes.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Bytes in both directions.

@@ -7,7 +7,7 @@ use http::Extensions;
 use hyper_util::client::legacy;
 use tokio_rustls::rustls::{self, AlertDescription};
 
-use super::connect::{Answer, ConnectError};
+use super::connect::{Answer, ConnectError, chain};
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -86,15 +86,4 @@ fn causes(error: &legacy::Error) -> String {
         Some(cause) => chain(cause),
         None => error.to_string(),
     }
-}
-
-/// An error and its causes.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -18,7 +18,6 @@ use tokio_rustls::rustls::{
     self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-use super::connect::without_brackets;
 use super::{ClientCertificatePaths, TlsRules, Verification};
 use crate::config;
 
@@ -206,4 +205,12 @@ impl ServerCertVerifier for TrustAnybody {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.clone()
     }
+}
+
+/// An IPv6 address as it stands outside of URIs; all else as it is.
+pub(super) fn without_brackets(host: &str) -> &str {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
