@@ -135,12 +135,12 @@ async fn answer(
 ) -> Result<Response<Gated<ResponseBody>>, std::convert::Infallible> {
     let answering = gate.begin();
     let (head, body) = request.into_parts();
-    let request = ClientRequest {
+    let request = Box::new(ClientRequest {
         head,
         content: Content::of_client(body, proxy.config().limits.instruct_bytes),
         peer,
         again,
-    };
+    });
     match proxy.handle(request).await {
         Outcome::Response(response) => Ok(response.map(|body| answering.with(body))),
         Outcome::Hold(hold) => {

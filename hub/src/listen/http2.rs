@@ -95,12 +95,12 @@ impl Service {
         let (mut head, body) = request.into_parts();
         join_cookies(&mut head.headers);
         let method = head.method.clone();
-        let mut request = ClientRequest {
+        let mut request = Box::new(ClientRequest {
             content: Content::of_client(body, self.proxy.config().limits.instruct_bytes),
             head,
             peer: self.peer,
             again: None,
-        };
+        });
         loop {
             let hold = match self.proxy.handle(request).await {
                 Outcome::Response(response) => return Ok(without_body(response, &method)),
@@ -108,7 +108,7 @@ impl Service {
             };
             match self.hold(hold).await {
                 Ok(response) => return Ok(without_body(response, &method)),
-                Err(again) => request = *again,
+                Err(again) => request = again,
             }
         }
     }

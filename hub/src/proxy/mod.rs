@@ -178,7 +178,7 @@ impl Proxy {
     /// Sends a request to the origin and says what becomes of the client.
     ///
     /// Cancel safe: dropped when the client leaves, it ends the request to the origin as well.
-    pub(crate) async fn handle(&self, request: ClientRequest) -> Outcome {
+    pub(crate) async fn handle(&self, request: Box<ClientRequest>) -> Outcome {
         if request.again.is_none() {
             self.counters.requests.increment();
         }
@@ -203,7 +203,7 @@ impl Proxy {
 
     async fn exchange(
         &self,
-        request: ClientRequest,
+        request: Box<ClientRequest>,
         manner: &mut Manner,
     ) -> Result<Outcome, ProxyError> {
         let ClientRequest {
@@ -211,7 +211,7 @@ impl Proxy {
             mut content,
             peer,
             again,
-        } = request;
+        } = *request;
         if head.method == Method::CONNECT {
             return Err(ProxyError::Connect);
         }
@@ -276,12 +276,12 @@ impl Proxy {
         preparation
             .apply(&mut head.headers)
             .map_err(|request::LoopFound| ProxyError::Loop)?;
-        let question = target::Question {
+        let question = Box::new(target::Question {
             method: head.method,
             path,
             headers: head.headers,
             content,
-        };
+        });
         self.ask(question, asked).await
     }
 

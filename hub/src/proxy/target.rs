@@ -47,7 +47,7 @@ impl Proxy {
     /// Asks the targets in their order and says what becomes of the client.
     pub(super) async fn ask(
         &self,
-        mut question: Question,
+        mut question: Box<Question>,
         mut asked: Box<Asked>,
     ) -> Result<Outcome, ProxyError> {
         let route = Arc::clone(&asked.behalf.route);
@@ -78,7 +78,8 @@ impl Proxy {
                     tracing::debug!(%error, %target, "no answer from a target");
                     tried.push(target.to_string());
                     let can_go_on = error.allows_another(&rest.method, &content);
-                    question = Question { content, ..rest };
+                    question = rest;
+                    question.content = content;
                     last_error = Some(error);
                     if !can_go_on {
                         break;
@@ -97,20 +98,20 @@ impl Proxy {
     async fn try_target(
         &self,
         (target, place): (&Target, Place),
-        question: Question,
+        question: Box<Question>,
         asked: &mut Asked,
-    ) -> Result<(Attempt, Question), ProxyError> {
+    ) -> Result<(Attempt, Box<Question>), ProxyError> {
         let Question {
             method,
             path,
             headers,
             content,
-        } = question;
+        } = *question;
         let (body, returned) = content.attempt();
         let mut request = Request::new(body);
         request.method_mut().clone_from(&method);
         *request.uri_mut() = Uri::from(path.clone());
-        let rest = Question {
+        let rest = Box::new(Question {
             method,
             path,
             // Most routes have one target.
@@ -119,7 +120,7 @@ impl Proxy {
                 Place::BeforeOthers => headers.clone(),
             },
             content: Content::complete(bytes::Bytes::new()),
-        };
+        });
         *request.headers_mut() = headers;
         let host = requested_host(&asked.behalf.route, target);
         if let Some(host) = &host {
