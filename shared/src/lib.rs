@@ -10,11 +10,11 @@
 //! publisher ─ POST ────▶ publish:  items, and the bytes they become on each transport
 //!                        hold:     what a held request is answered with
 //!                        filter:   what a subscription's filters make of an item
+//! WebSocket ─ events ──▶ websocket: what its origin is asked over HTTP, what its messages mean
 //! hub, edge, publisher ▶ signature: who said so
 //! ```
 //!
-//! Start with [`instruct::Instruct`] and [`publish::Item`]. WebSocket-over-HTTP will live in a
-//! `websocket` module beside them.
+//! Start with [`instruct::Instruct`], [`publish::Item`] and [`websocket::over_http::OverHttp`].
 
 pub mod cache;
 pub mod channel;
@@ -30,6 +30,7 @@ mod noise;
 pub mod publish;
 pub mod signature;
 mod value;
+pub mod websocket;
 
 pub use channel::ChannelName;
 
