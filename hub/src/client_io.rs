@@ -12,8 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
-/// How long, and for how many bytes, a refused client may go on sending before it is cut off.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long, and for how many bytes, a peer may go on sending to nobody before it is cut off.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Knows whether hyper is answering a request and whether its answer is written.
@@ -214,16 +214,21 @@ pub(crate) async fn write_and_close(mut stream: TcpStream, answer: &[u8]) {
     let linger = async {
         stream.write_all(answer).await?;
         stream.shutdown().await?;
-        let mut buffer = [0; 2048];
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match stream.read(&mut buffer).await? {
-                0 => break,
-                count => left = left.saturating_sub(count),
-            }
-        }
-        Ok::<(), io::Error>(())
+        discard(&mut stream).await
     };
     // However it ends, the client had its chance.
     let _ = tokio::time::timeout(LINGER, linger).await;
+}
+
+/// Reads what nobody wants to know, up to its end or to what a peer may send to nobody.
+pub(crate) async fn discard(io: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut buffer = [0; 2048];
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        match io.read(&mut buffer).await? {
+            0 => break,
+            count => left = left.saturating_sub(count),
+        }
+    }
+    Ok(())
 }

@@ -3,11 +3,8 @@
 //! hyper owns the connection, so a held stream gets its content through a [`Pipe`], and a held
 //! request its answer through a [`Wait`]. Both tell the shard when the client is gone.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use grip::hold::Answer;
@@ -17,10 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Outbox;
 use crate::errand::Again;
+use crate::lease::Lease;
 use crate::mailbox::ConnectionKey;
-
-/// Bytes that may be in a pipe; the rest waits in the outbox.
-const FULL: usize = 64 * 1024;
+use crate::outflow::{Ending, GivenUp, Outflow};
 
 /// What happened at hyper's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,83 +27,24 @@ pub(crate) enum PipeEvent {
     Writable(ConnectionKey),
 }
 
-/// The hub gave a stream up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct GivenUp;
-
-/// How a pipe's content ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    NotYet,
-    Complete,
-    GivenUp,
-}
-
 /// The content of a held stream, between the engine's outbox and hyper.
 #[derive(Debug)]
 pub(crate) struct Pipe {
-    pieces: RefCell<VecDeque<Bytes>>,
-    bytes: Cell<usize>,
-    end: Cell<End>,
-    has_begun: Cell<bool>,
-    is_blocked: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-    lease: Lease,
+    outflow: Outflow,
+    lease: PipeLease,
 }
+
+type PipeLease = Lease<ConnectionKey, PipeEvent>;
 
 /// hyper's end of a pipe.
 #[derive(Debug)]
 pub(crate) struct HeldBody(Rc<Pipe>);
 
-/// Who is held at hyper's end, and how to tell the shard.
-#[derive(Debug)]
-struct Lease {
-    /// Known once the shard has opened the hold.
-    key: Cell<Option<ConnectionKey>>,
-    is_gone: Cell<bool>,
-    events: mpsc::UnboundedSender<PipeEvent>,
-}
-
-impl Lease {
-    fn new(events: mpsc::UnboundedSender<PipeEvent>) -> Self {
-        Self {
-            key: Cell::new(None),
-            is_gone: Cell::new(false),
-            events,
-        }
-    }
-
-    fn tell(&self, event: impl FnOnce(ConnectionKey) -> PipeEvent) {
-        if let Some(key) = self.key.get() {
-            // Fails only when the shard is gone.
-            let _ = self.events.send(event(key));
-        }
-    }
-
-    fn leave(&self) {
-        self.is_gone.set(true);
-        self.tell(PipeEvent::Gone);
-    }
-
-    /// Gives the hold its key; a client that is gone already is told of at once.
-    fn open(&self, key: ConnectionKey) {
-        self.key.set(Some(key));
-        if self.is_gone.get() {
-            self.tell(PipeEvent::Gone);
-        }
-    }
-}
-
 impl Pipe {
     pub(crate) fn new(events: mpsc::UnboundedSender<PipeEvent>) -> (Rc<Self>, HeldBody) {
         let pipe = Rc::new(Self {
-            pieces: RefCell::default(),
-            bytes: Cell::new(0),
-            end: Cell::new(End::NotYet),
-            has_begun: Cell::new(false),
-            is_blocked: Cell::new(false),
-            waker: RefCell::new(None),
-            lease: Lease::new(events),
+            outflow: Outflow::new(),
+            lease: Lease::new(events, PipeEvent::Gone),
         });
         (Rc::clone(&pipe), HeldBody(pipe))
     }
@@ -119,49 +56,12 @@ impl Pipe {
     /// # Errors
     /// The stream was given up before.
     pub(crate) async fn begun(&self) -> Result<(), GivenUp> {
-        poll_fn(|context| {
-            if self.has_begun.get() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.end.get() != End::NotYet {
-                return Poll::Ready(Err(GivenUp));
-            }
-            self.waker.replace(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await
+        self.outflow.begun().await
     }
 
     /// Refuses a stream that has not begun.
     pub(crate) fn refuse(&self) {
-        self.finish(End::GivenUp);
-    }
-
-    /// Takes as much of the outbox as there is room for, and says how much that is.
-    fn fill(&self, outbox: &mut Outbox) -> usize {
-        self.has_begun.set(true);
-        let mut taken = 0;
-        while self.bytes.get() < FULL
-            && let Some(piece) = outbox.pop()
-        {
-            taken += piece.len();
-            self.bytes.set(self.bytes.get() + piece.len());
-            self.pieces.borrow_mut().push_back(piece);
-        }
-        self.is_blocked.set(!outbox.is_empty());
-        self.wake();
-        taken
-    }
-
-    fn finish(&self, end: End) {
-        self.end.set(end);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        self.outflow.end(Ending::GivenUp);
     }
 }
 
@@ -170,19 +70,18 @@ impl HeldBody {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
-        let pipe = &self.0;
-        if let Some(piece) = pipe.pieces.borrow_mut().pop_front() {
-            pipe.bytes.set(pipe.bytes.get() - piece.len());
-            if pipe.bytes.get() <= FULL / 2 && pipe.is_blocked.replace(false) {
-                pipe.lease.tell(PipeEvent::Writable);
+        let Pipe { outflow, lease } = &*self.0;
+        if let Some(piece) = outflow.pop() {
+            if outflow.has_room_again() {
+                lease.tell(PipeEvent::Writable);
             }
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        match pipe.end.get() {
-            End::Complete => Poll::Ready(None),
-            End::GivenUp => Poll::Ready(Some(Err(GivenUp))),
-            End::NotYet => {
-                pipe.waker.replace(Some(context.waker().clone()));
+        match outflow.ending() {
+            Ending::Complete => Poll::Ready(None),
+            Ending::GivenUp => Poll::Ready(Some(Err(GivenUp))),
+            Ending::NotYet => {
+                outflow.wait(context);
                 Poll::Pending
             }
         }
@@ -191,7 +90,7 @@ impl HeldBody {
 
 impl Drop for HeldBody {
     fn drop(&mut self) {
-        if self.0.end.get() == End::NotYet {
+        if self.0.outflow.ending() == Ending::NotYet {
             self.0.lease.leave();
         }
     }
@@ -212,14 +111,14 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Wait {
     verdict: oneshot::Sender<Verdict>,
-    lease: Rc<Lease>,
+    lease: Rc<PipeLease>,
 }
 
 /// hyper's end of a held HTTP/2 request.
 #[derive(Debug)]
 pub(crate) struct Awaited {
     verdict: Option<oneshot::Receiver<Verdict>>,
-    lease: Rc<Lease>,
+    lease: Rc<PipeLease>,
 }
 
 impl Wait {
@@ -231,7 +130,7 @@ impl Wait {
 
     pub(crate) fn new(events: mpsc::UnboundedSender<PipeEvent>) -> (Self, Awaited) {
         let (sender, receiver) = oneshot::channel();
-        let lease = Rc::new(Lease::new(events));
+        let lease = Rc::new(Lease::new(events, PipeEvent::Gone));
         let awaited = Awaited {
             verdict: Some(receiver),
             lease: Rc::clone(&lease),
@@ -292,7 +191,7 @@ impl Pipes {
     /// Moves what there is room for out of the outbox; `None` if `key` is held elsewhere.
     pub(crate) fn write(&mut self, key: ConnectionKey, outbox: &mut Outbox) -> Option<usize> {
         match self.held.get(&key)? {
-            HeldAt::Stream(pipe) => Some(pipe.fill(outbox)),
+            HeldAt::Stream(pipe) => Some(pipe.outflow.fill(outbox)),
             HeldAt::Request(_) => Some(0),
         }
     }
@@ -300,15 +199,14 @@ impl Pipes {
     /// Ends a stream that is complete.
     pub(crate) fn finish(&mut self, key: ConnectionKey) {
         if let Some(HeldAt::Stream(pipe)) = self.held.remove(&key) {
-            pipe.finish(End::Complete);
+            pipe.outflow.end(Ending::Complete);
         }
     }
 
     /// Breaks a stream off.
     pub(crate) fn give_up(&mut self, key: ConnectionKey) {
         if let Some(HeldAt::Stream(pipe)) = self.held.remove(&key) {
-            pipe.pieces.borrow_mut().clear();
-            pipe.finish(End::GivenUp);
+            pipe.outflow.end(Ending::GivenUp);
         }
     }
 
