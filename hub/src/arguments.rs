@@ -68,6 +68,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "URL", env = "GRIPLINE_ORIGIN")]
     origin: Option<String>,
 
+    /// How WebSockets reach --origin: over-http or native [default: over-http]
+    #[arg(long, value_name = "HOW", env = "GRIPLINE_ORIGIN_WEBSOCKET")]
+    origin_websocket: Option<String>,
+
     /// File with routes, one a line, in place of --origin: example.com localhost:8080
     #[arg(long, value_name = "FILE", env = "GRIPLINE_ROUTES")]
     routes: Option<String>,
@@ -167,6 +171,11 @@ impl Arguments {
                 &self.control_password,
             ),
             ("origin", "origin", &self.origin),
+            (
+                "origin_websocket",
+                "origin-websocket",
+                &self.origin_websocket,
+            ),
             ("routes_file", "routes", &self.routes),
             ("drain", "drain", &self.drain),
             ("grip.sig_key", "sig-key", &self.sig_key),
@@ -210,6 +219,7 @@ impl Arguments {
         override_with(&mut raw.control, &self.control);
         override_with(&mut raw.control_base, &self.control_base);
         override_with(&mut raw.origin, &self.origin);
+        override_with(&mut raw.origin_websocket, &self.origin_websocket);
         override_with(&mut raw.routes_file, &self.routes.as_deref().map(absolute));
         override_with(&mut raw.drain, &self.drain);
         override_with(&mut raw.grip.sig_key, &self.sig_key);
@@ -262,6 +272,10 @@ mod tests {
         check_mistake(
             &["--listen", "x"],
             "--listen or GRIPLINE_LISTEN: \"x\" is no address; give IP:PORT",
+        );
+        check_mistake(
+            &["--origin-websocket", "tcp"],
+            "--origin-websocket or GRIPLINE_ORIGIN_WEBSOCKET: \"tcp\" is not known; give over-http",
         );
         check_mistake(
             &["--purge-edge", "http://a"],

@@ -16,7 +16,7 @@ use std::time::Duration;
 use grip::signature::{SigningKey, VerifyingKey};
 use http::header::HeaderName;
 
-use crate::routes::{self, ReadError, Routes};
+use crate::routes::{self, EventsPerRequest, ReadError, Routes, WebSocketTransport};
 
 pub use crate::http_address::{HttpAddress, HttpAddressError};
 pub use control_auth::{ControlAuth, Tokens};
@@ -42,6 +42,8 @@ pub struct Config {
     pub control_auth: Option<ControlAuth>,
     /// Where requests go.
     pub origin: HttpAddress,
+    /// How WebSockets reach it.
+    pub origin_websocket: WebSocketTransport,
     /// Which targets requests go to.
     pub routes: Arc<Routes>,
     /// The file that the routes are from, if they are from one.
@@ -60,6 +62,8 @@ pub struct Config {
     pub origin_tls: OriginTls,
     /// Whether answers of all routes are opened to pages of other origins.
     pub auto_cross_origin: bool,
+    /// Whether messages to WebSockets of all routes are compressed; RFC 7692.
+    pub websocket_compression: bool,
     /// Whether clients may name the route of their request; `Pushpin-Route`.
     pub accept_pushpin_route: bool,
     /// The hub's name in `CDN-Loop`; RFC 8586.
@@ -239,7 +243,8 @@ impl Checker<'_> {
         let control_base = self.control_base(raw.control_base.as_deref().unwrap_or(""));
         let origin = raw.origin.as_deref().unwrap_or("http://127.0.0.1:8080");
         let origin = self.http_address("origin", origin);
-        let routes = self.routes(raw, origin.as_ref());
+        let websocket = self.origin_websocket(raw);
+        let routes = self.routes(raw, origin.as_ref(), websocket.unwrap_or_default());
         let drain = self.duration("drain", raw.drain.as_deref().unwrap_or("5s"));
         let control_auth = raw
             .control_auth
@@ -276,6 +281,7 @@ impl Checker<'_> {
             routes: Arc::new(routes?),
             routes_file: raw.routes_file.as_ref().map(|it| self.directory.join(it)),
             origin: origin?,
+            origin_websocket: websocket?,
             shards: match raw.shards.unwrap_or(0) {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
                 shards => shards,
@@ -290,6 +296,7 @@ impl Checker<'_> {
             },
             origin_tls: origin_tls?,
             auto_cross_origin: raw.auto_cross_origin.unwrap_or(false),
+            websocket_compression: raw.websocket_compression.unwrap_or(false),
             accept_pushpin_route: raw.accept_pushpin_route.unwrap_or(false),
             cdn_loop: present(cdn_loop)?,
             orig_headers_need_mark: orig_headers_need_mark?,
@@ -337,7 +344,12 @@ impl Checker<'_> {
     }
 
     /// From the one place that names targets.
-    fn routes(&mut self, raw: &RawConfig, origin: Option<&HttpAddress>) -> Option<Routes> {
+    fn routes(
+        &mut self,
+        raw: &RawConfig,
+        origin: Option<&HttpAddress>,
+        websocket: WebSocketTransport,
+    ) -> Option<Routes> {
         let only_one = "give only one of origin, routes_file and [[routes]]";
         match (&raw.routes_file, raw.routes.as_slice()) {
             (Some(_), _) if raw.origin.is_some() => {
@@ -351,7 +363,7 @@ impl Checker<'_> {
                 self.mistake("routes", format_args!("excludes origin; {only_one}"))
             }
             (Some(file), []) => self.routes_file(file),
-            (None, []) => origin.map(Routes::to_origin),
+            (None, []) => origin.map(|origin| Routes::to_origin(origin, websocket)),
             (None, routes) => match routes::check(routes, self.directory) {
                 Ok(routes) => Some(routes),
                 Err(problems) => {
@@ -361,6 +373,21 @@ impl Checker<'_> {
                     None
                 }
             },
+        }
+    }
+
+    /// Behind the hub is an edge or an application with a GRIP library, and either of them knows
+    /// requests only.
+    fn origin_websocket(&mut self, raw: &RawConfig) -> Option<WebSocketTransport> {
+        match raw.origin_websocket.as_deref() {
+            None | Some("over-http") => {
+                Some(WebSocketTransport::OverHttp(EventsPerRequest::default()))
+            }
+            Some("native") => Some(WebSocketTransport::Native),
+            Some(value) => self.mistake(
+                "origin_websocket",
+                format_args!("{value:?} is not known; give over-http or native"),
+            ),
         }
     }
 
@@ -624,6 +651,10 @@ mod tests {
             "origin = \"http://a/b\"",
             "origin: \"http://a/b\" has a path",
         );
+        check_mistake(
+            "origin_websocket = \"yes\"",
+            "origin_websocket: \"yes\" is not known; give over-http or native",
+        );
         check_mistake("origin = \"a b\"", "origin: \"a b\" is no URL");
         check_mistake("drain = \"5\"", "drain: \"5\" is no duration");
         check_mistake("[grip]\nsig_key = \"\"", "grip.sig_key: the key is empty");
@@ -738,6 +769,21 @@ mod tests {
         let config = raw.check(directory.path()).unwrap();
         assert_eq!(config.routes.all().len(), 2);
         assert_eq!(config.routes_file, Some(directory.path().join("routes")));
+    }
+
+    #[test]
+    fn websockets_reach_an_origin_as_requests_unless_it_is_said_otherwise() {
+        let over_http = WebSocketTransport::OverHttp(EventsPerRequest::All);
+        for (toml, expected) in [
+            ("", over_http),
+            ("origin = \"http://a\"", over_http),
+            ("origin_websocket = \"over-http\"", over_http),
+            ("origin_websocket = \"native\"", WebSocketTransport::Native),
+        ] {
+            let config = check(toml).unwrap();
+            let target = &config.routes.all()[0].targets[0];
+            assert_eq!(target.websocket, expected, "{toml}");
+        }
     }
 
     #[test]

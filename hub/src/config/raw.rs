@@ -16,6 +16,8 @@ pub struct RawConfig {
     pub control_base: Option<String>,
     /// Where requests go.
     pub origin: Option<String>,
+    /// How WebSockets reach `origin`.
+    pub origin_websocket: Option<String>,
     /// File that says where requests go, in place of `origin`.
     pub routes_file: Option<String>,
     /// Where requests go, in place of `origin`.
@@ -29,6 +31,8 @@ pub struct RawConfig {
     pub debug: Option<bool>,
     /// Whether answers of all routes are opened to pages of other origins.
     pub auto_cross_origin: Option<bool>,
+    /// Whether messages to WebSockets of all routes are compressed.
+    pub websocket_compression: Option<bool>,
     /// Whether clients may name the route of their request.
     pub accept_pushpin_route: Option<bool>,
     /// The hub's name in `CDN-Loop`.

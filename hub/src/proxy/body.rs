@@ -11,7 +11,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use crate::pipe::{GivenUp, HeldBody};
+use crate::outflow::GivenUp;
+use crate::pipe::HeldBody;
 
 /// How far a request's body has come. Shared because the body itself belongs to the origin's
 /// connection.

@@ -1,11 +1,16 @@
 //! Why a request has no proper answer, and what the client reads of it.
 
+use bytes::Bytes;
 use grip::cross_origin::JsonpError;
 use grip::filter::FilterError;
-use grip::instruct::InstructError;
-use http::StatusCode;
+use grip::hold::Answer;
+use grip::instruct::{InstructError, Status};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderValue, StatusCode};
 
 use crate::counters::Counters;
+
+const NO_HANDSHAKE: &str = "Request contained an Upgrade header with value \"websocket\" but the request was not a valid WebSocket request.";
 
 /// Why a request has no proper answer. Each becomes a plain text for the client.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,12 @@ pub(super) enum ProxyError {
     /// Events of WebSocket-over-HTTP come from proxies only.
     #[error("Client not allowed to send WebSocket events directly.")]
     WebSocketEvents,
+    /// A handshake that is none; RFC 6455 §4.2.1.
+    #[error("{NO_HANDSHAKE}")]
+    Handshake,
+    /// A handshake of another version; RFC 6455 §4.2.2.
+    #[error("{NO_HANDSHAKE}")]
+    HandshakeVersion,
     /// No connection to any target.
     #[error("Unable to connect to any targets. Tried: {0}")]
     Unreachable(String),
@@ -71,11 +82,14 @@ pub(super) enum Candour {
 }
 
 impl ProxyError {
-    pub(super) fn status(&self) -> StatusCode {
+    fn status(&self) -> StatusCode {
         match self {
-            Self::ClientBody | Self::RequestTooLarge | Self::Hosts | Self::Jsonp(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::ClientBody
+            | Self::RequestTooLarge
+            | Self::Hosts
+            | Self::Jsonp(_)
+            | Self::Handshake => StatusCode::BAD_REQUEST,
+            Self::HandshakeVersion => StatusCode::UPGRADE_REQUIRED,
             Self::Connect | Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::WebSocketEvents => StatusCode::FORBIDDEN,
@@ -83,8 +97,25 @@ impl ProxyError {
         }
     }
 
+    /// What the client gets.
+    pub(super) fn answer(&self, candour: Candour) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if matches!(self, Self::HandshakeVersion) {
+            // Who requires an upgrade has to say to what; RFC 9110 §15.5.22.
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        Answer {
+            status: Status::new(self.status()),
+            headers,
+            body: Bytes::from(self.text(candour)),
+        }
+    }
+
     /// What the client reads.
-    pub(super) fn text(&self, candour: Candour) -> String {
+    fn text(&self, candour: Candour) -> String {
         match self {
             Self::ClientBody
             | Self::RequestTooLarge
@@ -94,6 +125,8 @@ impl ProxyError {
             | Self::Jsonp(_)
             | Self::Loop
             | Self::NoRoute
+            | Self::Handshake
+            | Self::HandshakeVersion
             | Self::WebSocketEvents => format!("{self}\n"),
             _ if candour == Candour::Debug => format!("{self}\n"),
             _ => format!("{}\n", Self::Origin),
@@ -107,6 +140,8 @@ impl ProxyError {
             | Self::Hosts
             | Self::TransferCoding
             | Self::Jsonp(_)
+            | Self::Handshake
+            | Self::HandshakeVersion
             | Self::WebSocketEvents => {
                 counters.malformed_heads.increment();
             }

@@ -16,20 +16,23 @@ pub(crate) mod request;
 mod response;
 mod target;
 mod test_origin;
+mod websocket;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use grip::UnixTime;
 use grip::cross_origin::Cors;
 use grip::hold::Answer;
-use http::header::{CONTENT_TYPE, HOST, HeaderMap, TRANSFER_ENCODING};
+use grip::websocket::event;
+use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response, Uri, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -41,13 +44,15 @@ use crate::routes::{Lookup, Protocol, Route, Routes, Security, Setting};
 use crate::upstream::{TlsConfig, Upstream};
 use body::Progress;
 use error::{Candour, ProxyError};
-use request::{PUSHPIN_ROUTE, Preparation, Trust};
+use request::{PUSHPIN_ROUTE, Preparation};
 
 pub(crate) use body::{Content, OriginBody, ResponseBody};
 pub(crate) use link::{Links, resolve, way};
 pub(crate) use replay::Original;
+pub(crate) use request::Trust;
 pub(crate) use response::{is_encoded, respond};
 pub(crate) use target::endpoint;
+pub(crate) use websocket::{ExchangeError, Farewell};
 
 /// A shard's way to the origins.
 #[derive(Debug)]
@@ -56,6 +61,7 @@ pub(crate) struct Proxy {
     counters: Arc<Counters>,
     upstream: Upstream<OriginBody>,
     routes: CurrentRoutes,
+    farewells: websocket::Farewells,
 }
 
 /// The routes as they are now, without a lock for those who only read.
@@ -113,6 +119,11 @@ pub(crate) struct Held {
     pub(crate) head: Option<Answer>,
     /// The request, for an HTTP/2 request that may have to be asked again.
     pub(crate) original: Option<Original>,
+    /// The origin's side of a WebSocket that goes on as one.
+    pub(crate) origin: Option<Upgraded>,
+    /// Of a WebSocket whose origin has to know when its client goes: dropped, it tells. Whoever
+    /// takes the hold over and tells the origin by itself [forgets](Farewell::forget) it.
+    pub(crate) farewell: Option<Farewell>,
 }
 
 /// What is needed of a request after it is gone.
@@ -146,6 +157,14 @@ impl Asked {
     }
 }
 
+/// A request that may go to an origin.
+struct Admission {
+    route: Arc<Route>,
+    trust: Trust,
+    /// Of the client's connection.
+    security: Security,
+}
+
 /// How a request's errors are told.
 struct Manner {
     candour: Candour,
@@ -164,6 +183,7 @@ impl Proxy {
             config,
             counters,
             routes: CurrentRoutes::new(routes),
+            farewells: websocket::Farewells::default(),
         }
     }
 
@@ -178,7 +198,10 @@ impl Proxy {
     /// Sends a request to the origin and says what becomes of the client.
     ///
     /// Cancel safe: dropped when the client leaves, it ends the request to the origin as well.
-    pub(crate) async fn handle(&self, request: Box<ClientRequest>) -> Outcome {
+    ///
+    /// Runs within a `LocalSet`. Dropped while the origin of a WebSocket is being asked, it does not
+    /// end that: the origin is told that the client is gone once it has accepted.
+    pub(crate) async fn handle(self: &Rc<Self>, request: Box<ClientRequest>) -> Outcome {
         if request.again.is_none() {
             self.counters.requests.increment();
         }
@@ -190,15 +213,18 @@ impl Proxy {
             },
             dressing: None,
         };
-        match self.exchange(request, &mut manner).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                error.count(&self.counters);
-                tracing::warn!(%error, "request failed");
-                let answer = text_answer(error.status(), error.text(manner.candour));
-                Outcome::Response(response::at_once(answer, manner.dressing.as_deref()))
-            }
-        }
+        let outcome = match websocket::Opening::of(&request) {
+            Ok(None) => self.exchange(request, &mut manner).await,
+            // Boxed: few requests are for WebSockets, and all would keep room for it.
+            Ok(Some(opening)) => Box::pin(self.open(request, opening, &mut manner)).await,
+            Err(error) => Err(error),
+        };
+        outcome.unwrap_or_else(|error| {
+            error.count(&self.counters);
+            tracing::warn!(%error, "request failed");
+            let answer = error.answer(manner.candour);
+            Outcome::Response(response::at_once(answer, manner.dressing.as_deref()))
+        })
     }
 
     async fn exchange(
@@ -215,19 +241,13 @@ impl Proxy {
         if head.method == Method::CONNECT {
             return Err(ProxyError::Connect);
         }
-        check_head(&head.headers)?;
         let original = Original::of(&head);
         let is_persistent = request::is_persistent(head.version, &head.headers);
-        let trust = Trust::of(&head.headers, self.config.upstream_key.as_ref(), unix_now());
-        request::set_host(&mut head.headers, &head.uri);
-        let security = request::security(&head.headers, &self.config);
-        let route = self.route(&head, security).ok_or(ProxyError::NoRoute)?;
-        if route.debug == Setting::On {
-            manner.candour = Candour::Debug;
-        }
-        if is_websocket_events(&head.headers) && route.has_websocket_over_http() {
-            return Err(ProxyError::WebSocketEvents);
-        }
+        let Admission {
+            route,
+            trust,
+            security,
+        } = self.admit(&mut head, Protocol::Http, manner)?;
         let mut path = head.uri.path_and_query().cloned();
         if route.cross_origin == Setting::On || self.config.auto_cross_origin {
             manner.dressing = Some(Box::new(Dressing::Cors(Cors::of_request(&head.headers))));
@@ -270,6 +290,7 @@ impl Proxy {
             trust,
             peer: peer.ip(),
             security,
+            protocol: Protocol::Http,
             last: again.as_ref().map_or(&[], |again| &again.last),
             now: unix_now(),
         };
@@ -285,7 +306,38 @@ impl Proxy {
         self.ask(question, asked).await
     }
 
-    fn route(&self, head: &http::request::Parts, security: Security) -> Option<Arc<Route>> {
+    /// Finds out who asks for what, and whether that is allowed.
+    fn admit(
+        &self,
+        head: &mut http::request::Parts,
+        protocol: Protocol,
+        manner: &mut Manner,
+    ) -> Result<Admission, ProxyError> {
+        check_head(&head.headers)?;
+        let trust = Trust::of(&head.headers, self.config.upstream_key.as_ref(), unix_now());
+        request::set_host(&mut head.headers, &head.uri);
+        let security = request::security(&head.headers, &self.config);
+        let route = self.route(head, protocol, security);
+        let route = route.ok_or(ProxyError::NoRoute)?;
+        if route.debug == Setting::On {
+            manner.candour = Candour::Debug;
+        }
+        if event::is_events(&head.headers) && route.has_websocket_over_http() {
+            return Err(ProxyError::WebSocketEvents);
+        }
+        Ok(Admission {
+            route,
+            trust,
+            security,
+        })
+    }
+
+    fn route(
+        &self,
+        head: &http::request::Parts,
+        protocol: Protocol,
+        security: Security,
+    ) -> Option<Arc<Route>> {
         let host = head.headers.get(HOST)?;
         let id = if self.config.accept_pushpin_route {
             head.headers.get(PUSHPIN_ROUTE)
@@ -295,7 +347,7 @@ impl Proxy {
         let lookup = Lookup {
             host: without_port(text(host)),
             path: head.uri.path(),
-            protocol: Protocol::Http,
+            protocol,
             security,
             id: id.map(text),
         };
@@ -324,7 +376,12 @@ fn check_head(headers: &HeaderMap) -> Result<(), ProxyError> {
 
 /// The request as its origin knows it, in memory of its own: a hold may keep it for long, and must
 /// not keep the buffer that the request was read into.
-fn origin_uri(route: &Route, headers: &HeaderMap, path: &PathAndQuery, security: Security) -> Uri {
+pub(crate) fn origin_uri(
+    route: &Route,
+    headers: &HeaderMap,
+    path: &PathAndQuery,
+    security: Security,
+) -> Uri {
     let host = match &route.as_host {
         Some(host) => host.as_str(),
         None => headers.get(HOST).map_or("localhost", text),
@@ -354,23 +411,6 @@ fn without_port(host: &str) -> &str {
 
 fn root() -> PathAndQuery {
     PathAndQuery::from_static("/")
-}
-
-fn is_websocket_events(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
-        media_type.is_some_and(|it| it.trim_ascii() == b"application/websocket-events")
-    })
-}
-
-fn text_answer(status: http::StatusCode, text: String) -> Answer {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    Answer {
-        status: grip::instruct::Status::new(status),
-        headers,
-        body: Bytes::from(text),
-    }
 }
 
 /// The time of day.

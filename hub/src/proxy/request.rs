@@ -12,7 +12,7 @@ use http::{HeaderValue, Uri, Version};
 
 use crate::config::{Config, ForwardedFor, SetProtocol, Signature};
 use crate::errand::Last;
-use crate::routes::{Grip, OrigHeaders, Route, Security};
+use crate::routes::{Grip, OrigHeaders, Protocol, Route, Security};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -27,7 +27,7 @@ const DEFAULT_HOST: HeaderValue = HeaderValue::from_static("localhost");
 
 /// Whether the client is another GRIP proxy, which acts on instructions by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trust {
+pub(crate) enum Trust {
     Client,
     Proxy,
 }
@@ -53,6 +53,7 @@ pub(super) struct Preparation<'a> {
     pub(super) trust: Trust,
     pub(super) peer: IpAddr,
     pub(super) security: Security,
+    pub(super) protocol: Protocol,
     pub(super) last: &'a [Last],
     pub(super) now: UnixTime,
 }
@@ -63,7 +64,8 @@ pub(super) struct LoopFound;
 
 impl Preparation<'_> {
     /// Makes the origin's headers of the client's: its own connection's are gone, the route's are
-    /// added, and it is signed. Only `Host` is left to be set for each target.
+    /// added, and it is signed; but requests for a WebSocket are signed one by one. Only `Host` is
+    /// left to be set for each target.
     pub(super) fn apply(&self, headers: &mut HeaderMap) -> Result<(), LoopFound> {
         let original = match self.route.orig_headers {
             OrigHeaders::Copy => headers.clone(),
@@ -78,7 +80,7 @@ impl Preparation<'_> {
         add_to_loop(headers, self.config.cdn_loop.as_deref())?;
         if self.trust == Trust::Client {
             fields::strip_grip(headers);
-            if self.route.grip == Grip::On {
+            if self.route.grip == Grip::On && self.protocol == Protocol::Http {
                 sign(headers, self.route, &self.config.signature, self.now);
                 add_last(headers, self.last);
             }
@@ -102,13 +104,16 @@ impl Preparation<'_> {
         if self.security == Security::Plain {
             return;
         }
-        let https = HeaderValue::from_static("https");
+        let scheme = HeaderValue::from_static(match self.protocol {
+            Protocol::Http => "https",
+            Protocol::WebSocket => "wss",
+        });
         match rules.set {
             SetProtocol::Neither => {}
-            SetProtocol::Proto => drop(headers.insert(X_FORWARDED_PROTO, https)),
+            SetProtocol::Proto => drop(headers.insert(X_FORWARDED_PROTO, scheme)),
             SetProtocol::Both => {
-                headers.insert(X_FORWARDED_PROTO, https.clone());
-                headers.insert(X_FORWARDED_PROTOCOL, https);
+                headers.insert(X_FORWARDED_PROTO, scheme.clone());
+                headers.insert(X_FORWARDED_PROTOCOL, scheme);
             }
         }
     }

@@ -245,7 +245,7 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     })
 }
 
-fn reason(extensions: &http::Extensions) -> Option<String> {
+pub(super) fn reason(extensions: &http::Extensions) -> Option<String> {
     utf8(extensions.get::<ReasonPhrase>()?.as_bytes())
 }
 
@@ -341,6 +341,8 @@ fn wait(answer: &Answer, instruct: &Instruct, links: Links, asked: Asked) -> Hel
         feed: None,
         head: None,
         original: is_http2.then_some(asked.original),
+        origin: None,
+        farewell: None,
     }
 }
 
@@ -390,6 +392,8 @@ fn stream(
         feed: rest,
         head: wire.is_none().then_some(answer),
         original: None,
+        origin: None,
+        farewell: None,
     }
 }
 

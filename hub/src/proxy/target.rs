@@ -87,11 +87,7 @@ impl Proxy {
                 }
             }
         }
-        Err(match last_error {
-            Some(SendError::Connect(_)) => ProxyError::Unreachable(tried.join(", ")),
-            Some(SendError::Blocked) => ProxyError::Blocked,
-            _ => ProxyError::Origin,
-        })
+        Err(ProxyError::of(last_error.as_ref(), &tried))
     }
 
     /// Sends the request to one target; gives it back, with an empty body, for the next.
@@ -180,6 +176,17 @@ impl Proxy {
     }
 }
 
+impl ProxyError {
+    /// No target is left, and the last one failed so.
+    pub(super) fn of(error: Option<&SendError>, tried: &[String]) -> Self {
+        match error {
+            Some(SendError::Connect(_)) => Self::Unreachable(tried.join(", ")),
+            Some(SendError::Blocked) => Self::Blocked,
+            _ => Self::Origin,
+        }
+    }
+}
+
 impl SendError {
     /// Whether another target may be tried with this request.
     fn allows_another(&self, method: &Method, content: &Content) -> bool {
@@ -207,12 +214,12 @@ fn take_implicit(asked: &mut Asked, target: &Target) {
 }
 
 /// The host that a target is asked for, if it is not the client's.
-fn requested_host(route: &Route, target: &Target) -> Option<HeaderValue> {
+pub(super) fn requested_host(route: &Route, target: &Target) -> Option<HeaderValue> {
     let host: &Authority = target.host.as_ref().or(route.as_host.as_ref())?;
     HeaderValue::from_str(host.as_str()).ok()
 }
 
-fn reach(target: &Target) -> Reach {
+pub(super) fn reach(target: &Target) -> Reach {
     match target.addresses {
         Addresses::All => Reach::Any,
         Addresses::Public => Reach::PublicOnly,

@@ -1,6 +1,8 @@
 //! The target `test`: answers of the hub's own, to try clients without an origin.
 
 use bytes::Bytes;
+use grip::ChannelName;
+use grip::hold::Answer;
 use grip::instruct::Status;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
@@ -38,14 +40,43 @@ pub(super) async fn answer(
     Ok((origin, returned))
 }
 
+/// The channels that a WebSocket at `/ws` is subscribed to; `None` at other paths.
+pub(super) fn websocket_channels(path: &PathAndQuery) -> Option<Vec<ChannelName>> {
+    let whole = path.path();
+    if whole.strip_suffix('/').unwrap_or(whole) != "/ws" {
+        return None;
+    }
+    let channels = channels(path.query());
+    Some(channels.iter().map(|name| ChannelName::new(name)).collect())
+}
+
+/// The answer at other paths.
+pub(super) fn missing() -> Answer {
+    let Origin {
+        status,
+        headers,
+        body,
+        ..
+    } = not_found();
+    Answer {
+        status,
+        headers,
+        body,
+    }
+}
+
 fn resource(path: &PathAndQuery) -> Origin {
     let whole = path.path();
     match whole.strip_suffix('/').unwrap_or(whole) {
         "" => plain(StatusCode::OK, "Hello from the Gripline test handler!\n"),
         "/response" => hold("response", path.query(), "nothing for now\n"),
         "/stream" => hold("stream", path.query(), "[stream opened]\n"),
-        _ => plain(StatusCode::NOT_FOUND, "no such test resource\n"),
+        _ => not_found(),
     }
+}
+
+fn not_found() -> Origin {
+    plain(StatusCode::NOT_FOUND, "no such test resource\n")
 }
 
 fn plain(status: StatusCode, body: &'static str) -> Origin {
@@ -64,17 +95,46 @@ fn hold(mode: &'static str, query: Option<&str>, body: &'static str) -> Origin {
     let mut origin = plain(StatusCode::OK, body);
     let name = HeaderName::from_static("grip-hold");
     origin.headers.insert(name, HeaderValue::from_static(mode));
-    let mut channels: Vec<String> = form_urlencoded::parse(query.unwrap_or("").as_bytes())
-        .filter(|(name, _)| name == "channel")
-        .map(|(_, channel)| channel.into_owned())
-        .collect();
-    if channels.is_empty() {
-        channels.push("test".to_owned());
-    }
-    for channel in channels {
+    for channel in channels(query) {
         if let Ok(value) = HeaderValue::from_bytes(channel.as_bytes()) {
             origin.headers.append("grip-channel", value);
         }
     }
     origin
+}
+
+fn channels(query: Option<&str>) -> Vec<String> {
+    let mut channels: Vec<String> = form_urlencoded::parse(query.unwrap_or("").as_bytes())
+        .filter(|(name, channel)| name == "channel" && !channel.is_empty())
+        .map(|(_, channel)| channel.into_owned())
+        .collect();
+    if channels.is_empty() {
+        channels.push("test".to_owned());
+    }
+    channels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &'static str, expected: Option<&[&str]>) {
+        let channels = websocket_channels(&PathAndQuery::from_static(path));
+        let names = channels.as_ref().map(|channels| {
+            let names = channels.iter().map(ChannelName::as_str);
+            names.collect::<Vec<&str>>()
+        });
+        assert_eq!(names.as_deref(), expected, "{path}");
+    }
+
+    #[test]
+    fn websockets_are_at_one_path() {
+        check("/ws", Some(&["test"]));
+        check("/ws/", Some(&["test"]));
+        check("/ws?channel=a&x=y&channel=b%20c", Some(&["a", "b c"]));
+        check("/ws?channel=", Some(&["test"]));
+        check("/", None);
+        check("/wss", None);
+    }
 }

@@ -180,6 +180,7 @@ impl<P: Clone + fmt::Display> Checker<'_, P> {
             debug: properties.switch("debug", Setting::On),
             cross_origin: properties.switch("aco", Setting::On),
             jsonp: self.jsonp(properties),
+            compression: properties.switch("compression", Setting::On),
             grip: properties.switch("no_grip", Grip::Off),
             log_level: self.value(properties, "log_level", "0 (errors) to 3 (debug)", |text| {
                 text.parse().ok().filter(|level| *level <= 3)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Condition, Host, Protocol, Route, Security, Target};
+use super::{Condition, Host, Protocol, Route, Security, Target, WebSocketTransport};
 use crate::http_address::HttpAddress;
 
 /// What is asked of the table for one request.
@@ -68,8 +68,8 @@ impl Routes {
     }
 
     /// The one route to an origin, for all requests.
-    pub fn to_origin(origin: &HttpAddress) -> Self {
-        let target = Target::origin(origin);
+    pub fn to_origin(origin: &HttpAddress, websocket: WebSocketTransport) -> Self {
+        let target = Target::origin(origin, websocket);
         Self::new(vec![Route::plain(Condition::any(), vec![target])])
     }
 
@@ -313,8 +313,7 @@ mod tests {
             ..RawConfig::default()
         };
         let config = raw.check(Path::new("")).unwrap();
-        let routes = Routes::to_origin(&config.origin);
-        let route = routes.find(&lookup("any", "/")).unwrap();
+        let route = config.routes.find(&lookup("any", "/")).unwrap();
         assert_eq!(route.targets[0].to_string(), target);
         let tls = route.targets[0].tls.as_ref();
         assert_eq!(tls.map(|tls| tls.verify), verify);

@@ -29,6 +29,7 @@ use http::uri::{Authority, PathAndQuery};
 use crate::http_address::HttpAddress;
 
 pub use file::{Mistake, ReadError, parse};
+pub use grip::websocket::over_http::EventsPerRequest;
 pub use lookup::{Lookup, Routes};
 pub(crate) use raw::check;
 pub use raw::{RawRoute, RawTarget, RawTargetTable};
@@ -64,6 +65,8 @@ pub struct Route {
     pub cross_origin: Setting,
     /// How callbacks are answered when [`Self::cross_origin`] is on.
     pub jsonp: JsonpRules,
+    /// Whether messages to WebSockets are compressed.
+    pub compression: Setting,
     /// Whether instructions are asked for and followed; `no_grip`.
     pub grip: Grip,
     /// The most that is logged of this route's requests, from 0 (errors) to 3 (debug).
@@ -225,16 +228,6 @@ pub enum WebSocketTransport {
     OverHttp(EventsPerRequest),
 }
 
-/// How many events a request of WebSocket-over-HTTP carries.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum EventsPerRequest {
-    /// All that wait.
-    #[default]
-    All,
-    /// One; `one_event`.
-    One,
-}
-
 impl Route {
     /// Whether a target of it gets WebSockets as requests.
     pub(crate) fn has_websocket_over_http(&self) -> bool {
@@ -331,6 +324,7 @@ impl Route {
             debug: Setting::default(),
             cross_origin: Setting::default(),
             jsonp: JsonpRules::default(),
+            compression: Setting::default(),
             grip: Grip::default(),
             log_level: None,
             targets,
@@ -353,7 +347,7 @@ impl Target {
 
     /// The server of `--origin`. Its certificate must be good for the name given there, because
     /// clients ask for whatever name the hub has.
-    fn origin(origin: &HttpAddress) -> Self {
+    fn origin(origin: &HttpAddress, websocket: WebSocketTransport) -> Self {
         let host = unbracketed(origin.host()).to_owned();
         let port = origin.port();
         let tls = origin.is_https().then_some(TlsRules {
@@ -362,6 +356,7 @@ impl Target {
         });
         Self {
             tls,
+            websocket,
             ..Self::plain(TargetKind::Http { host, port })
         }
     }

@@ -43,6 +43,7 @@ pub(super) const CONDITION: &[(&str, Form)] = &[
     ("session", NOT_OFFERED),
     ("sockjs", NOT_OFFERED),
     ("sockjs_as_path", NOT_OFFERED),
+    ("compression", Form::Switch),
     ("no_grip", Form::Switch),
     ("log_level", Form::Value),
 ];

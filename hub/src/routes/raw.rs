@@ -55,6 +55,8 @@ pub struct RawRoute {
     pub jsonp_defcb: Option<String>,
     /// The method of requests that name none.
     pub jsonp_defmethod: Option<String>,
+    /// Whether messages to WebSockets are compressed.
+    pub compression: Option<bool>,
     /// Whether instructions are neither asked for nor followed.
     pub no_grip: Option<bool>,
     /// The most that is logged, 0 to 3.
@@ -144,6 +146,7 @@ impl RawRoute {
         condition.text("jsonp_body", self.jsonp_body.as_deref());
         condition.text("jsonp_defcb", self.jsonp_defcb.as_deref());
         condition.text("jsonp_defmethod", self.jsonp_defmethod.as_deref());
+        condition.switch("compression", self.compression);
         condition.switch("no_grip", self.no_grip);
         condition.number("log_level", self.log_level);
         let targets = self.targets.iter().enumerate().map(|(index, target)| {

@@ -77,6 +77,7 @@ fn properties_of_routes_are_read() {
     check("*,jsonp_body=x a:1", "body: Some(\"x\")");
     check("*,jsonp_defcb=x a:1", "default_callback: Some(\"x\")");
     check("*,jsonp_defmethod=PUT a:1", "default_method: Some(PUT)");
+    check("*,compression a:1", "compression: On");
     check("*,no_grip a:1", "grip: Off");
     check("*,log_level=0 a:1", "log_level: Some(0)");
 }
@@ -437,13 +438,15 @@ fn both_forms_mean_the_same() {
             jsonp_body = "o"
             jsonp_defcb = "d"
             jsonp_defmethod = "PUT"
+            compression = true
             no_grip = true
             log_level = 1
             targets = ["a:1"]
         "#,
         "b,proto=ws,ssl=yes,path_beg=/x,id=i,sig_iss=s,sig_key=k,prefix=p,as_host=h,path_rem=2,\
          replace_beg=/y,header=A:b,header=C:,orig_headers,debug,aco,jsonp_mode=basic,jsonp_cb=c,\
-         jsonp_body=o,jsonp_defcb=d,jsonp_defmethod=PUT,no_grip,log_level=1 a:1",
+         jsonp_body=o,jsonp_defcb=d,jsonp_defmethod=PUT,compression,no_grip,\
+         log_level=1 a:1",
     );
     check_toml(
         r#"
@@ -679,6 +682,7 @@ const PIECES: &[&str] = &[
     "aco",
     "jsonp_mode=basic",
     "jsonp_cb=",
+    "compression",
     "no_grip",
     "log_level=",
     "session",
