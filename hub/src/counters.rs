@@ -72,6 +72,8 @@ counters! {
     origin_connections: "gripline_origin_connections_total", "counter";
     /// Requests that could not be proxied because of the origin.
     origin_errors: "gripline_origin_errors_total", "counter";
+    /// Exchanges of WebSocket events with origins that failed, repeated ones included.
+    exchange_errors: "gripline_exchange_errors_total", "counter";
     /// Responses whose GRIP instructions could not be followed.
     instruct_errors: "gripline_instruct_errors_total", "counter";
     /// Requests that no route is for.
@@ -84,6 +86,8 @@ counters! {
     held_streams: "gripline_held_streams", "gauge";
     /// Requests held for an answer.
     held_responses: "gripline_held_responses", "gauge";
+    /// WebSockets held open.
+    held_websockets: "gripline_held_websockets", "gauge";
     /// Held connections whose client left.
     clients_gone: "gripline_clients_gone_total", "counter";
     /// Held connections closed because their client reads too slowly.
@@ -116,6 +120,18 @@ counters! {
     filter_errors: "gripline_filter_errors_total", "counter";
     /// Items dropped because too many waited for one connection while it asked its origin.
     backlog_dropped: "gripline_backlog_dropped_total", "counter";
+    /// Requests that carried events of WebSockets to their origins.
+    websocket_exchanges: "gripline_websocket_exchanges_total", "counter";
+    /// Messages, pings and pongs of origins that went to clients, in pieces if they were large.
+    websocket_messages_out: "gripline_websocket_messages_out_total", "counter";
+    /// Messages of origins that had no prefix, and so went nowhere.
+    websocket_dropped: "gripline_websocket_dropped_total", "counter";
+    /// WebSockets closed because their client broke the protocol or a limit.
+    websocket_errors: "gripline_websocket_errors_total", "counter";
+    /// WebSockets closed because of their origin.
+    websocket_origin_errors: "gripline_websocket_origin_errors_total", "counter";
+    /// Control messages of origins that could not be read, or asked for too much.
+    control_message_errors: "gripline_control_message_errors_total", "counter";
     /// Requests to the control port.
     control_requests: "gripline_control_requests_total", "counter";
     /// Requests to the control port that were refused for their path, method or form.

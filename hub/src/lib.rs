@@ -23,20 +23,25 @@ mod dressing;
 mod engine;
 mod errand;
 mod errands;
+mod frames;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod handshake;
 mod http_address;
 mod hub;
+mod lease;
 mod life;
 mod listen;
 mod mailbox;
 mod open_files;
+mod outflow;
 mod pipe;
 mod proxy;
 mod purge;
 pub mod routes;
 mod shard;
 mod upstream;
+mod wire;
 
 pub use hub::{Hub, StartError};
 pub use open_files::raise_open_files;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use grip::ChannelName;
 use grip::channel::ItemId;
-use grip::publish::Item;
+use grip::publish::{Item, WsMessage};
+
+use crate::frames::Encoded;
 
 /// Names a held connection. A reused index has another generation, so a stale key finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,11 +26,36 @@ pub(crate) struct ShardId(pub(crate) usize);
 pub(crate) struct Sequence(pub(crate) u64);
 
 /// An item in its place.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Sequenced {
     pub(crate) sequence: Sequence,
     pub(crate) item: Item,
+    /// Its message for WebSockets, encoded once for all of them.
+    pub(crate) encoded: Option<Encoded>,
 }
+
+impl Sequenced {
+    pub(crate) fn new(sequence: Sequence, item: Item) -> Self {
+        let encoded = match &item.ws_message {
+            Some(WsMessage::Send { kind, content, .. }) => Some(Encoded::new(*kind, content)),
+            _ => None,
+        };
+        Self {
+            sequence,
+            item,
+            encoded,
+        }
+    }
+}
+
+/// The same item in the same place is the same.
+impl PartialEq for Sequenced {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence && self.item == other.item
+    }
+}
+
+impl Eq for Sequenced {}
 
 /// One channel that a connection wants.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -78,10 +78,7 @@ impl Broker {
         if item.sequencing == Sequencing::Ordered {
             channel.last_id.clone_from(&item.id);
         }
-        let sequenced = Arc::new(Sequenced {
-            sequence: self.last,
-            item,
-        });
+        let sequenced = Arc::new(Sequenced::new(self.last, item));
         for interest in &channel.interest {
             let command = Command::Deliver(Arc::clone(&sequenced));
             self.outputs.push_back((interest.shard, command));

@@ -14,7 +14,9 @@ use smallvec::SmallVec;
 use super::outbox::Outbox;
 use super::session::{Session, Slot};
 use super::subscriptions::Subscription;
+use super::websocket::{WebSocket, WebSocketStart};
 use crate::dressing::Dressing;
+use crate::frames::Deflate;
 use crate::mailbox::ConnectionKey;
 
 /// How the parts of a stream are told apart on the wire.
@@ -51,6 +53,8 @@ pub(crate) enum HoldKind {
         waiting: Box<Waiting>,
         timeout: Duration,
     },
+    /// A WebSocket that its origin has accepted.
+    WebSocket(Box<WebSocketStart>),
 }
 
 /// What a stream waits for once its start is written. All but the first need a [`Session`].
@@ -167,9 +171,11 @@ impl From<KeepAliveMode> for Beat {
 /// ```text
 /// Opening ──attached──▶ Stream ───close, drain──────────┐
 ///    │                                                  ▼
-///    └──────attached──▶ Response ──publish, timeout──▶ Ending ──flushed──▶ gone
+///    ├──────attached──▶ Response ──publish, timeout──▶ Ending ──flushed──▶ gone
 ///    │                     │
-///    └──────conflict───────┴──────hint, gap, recover──▶ asked again (gone from here)
+///    ├──────conflict───────┴──────hint, gap, recover──▶ asked again (gone from here)
+///    │
+///    └──────attached──▶ WebSocket, see there
 /// ```
 ///
 /// What a stream waits for meanwhile, its [`Session`] knows.
@@ -181,8 +187,35 @@ pub(crate) enum Phase {
     Stream(StreamFraming),
     /// Nothing was written.
     Response(Box<Waiting>),
+    /// The head is in the outbox or written; frames are appended.
+    WebSocket(Front, Box<WebSocket>),
     /// The last bytes are in the outbox; nothing more is delivered.
     Ending,
+}
+
+/// What a delivery has to know of a WebSocket, so that the rest of it is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Front {
+    pub(crate) lane: Lane,
+    pub(crate) care: Care,
+}
+
+/// How published messages reach a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// At once, encoded like this.
+    Free(Option<Deflate>),
+    /// After the message that is under way.
+    Busy,
+    /// Not at all.
+    Closed,
+}
+
+/// Whether a WebSocket has to be looked at after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    Never,
+    AfterWrite,
 }
 
 #[derive(Debug)]

@@ -8,11 +8,14 @@ use bytes::Bytes;
 use grip::filter::{self, FilterError, Reply, Step};
 use grip::hold::Answer;
 use grip::instruct::Status;
-use grip::publish::{HttpResponse, HttpStream, Item, ResponseBody, StreamContent};
+use grip::publish::{
+    HttpResponse, HttpStream, Item, ResponseBody, StreamContent, WsMessage, WsMessageKind,
+};
+use grip::websocket::close::Close;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
-use super::connections::{Connection, Phase};
+use super::connections::{Connection, Lane, Phase};
 use super::session::{Asking, Busy, Content, Session};
 use super::{Engine, Output, mark_dirty};
 use crate::errand::{Comparison, ErrandKind, Urgency};
@@ -25,6 +28,7 @@ const HIDDEN: &str = "Error while proxying to origin.";
 enum Word<'a> {
     Stream(&'a HttpStream),
     Response(&'a HttpResponse),
+    Message(&'a WsMessage),
 }
 
 impl<'a> Word<'a> {
@@ -32,6 +36,7 @@ impl<'a> Word<'a> {
         match phase {
             Phase::Stream(_) => item.http_stream.as_ref().map(Self::Stream),
             Phase::Response(_) => item.http_response.as_ref().map(Self::Response),
+            Phase::WebSocket(..) => item.ws_message.as_ref().map(Self::Message),
             Phase::Opening(_) | Phase::Ending => None,
         }
     }
@@ -43,6 +48,9 @@ impl<'a> Word<'a> {
                 content_filters, ..
             }) => content_filters.as_deref(),
             Self::Response(HttpResponse::Send(message)) => message.content_filters.as_deref(),
+            Self::Message(WsMessage::Send {
+                content_filters, ..
+            }) => content_filters.as_deref(),
             _ => None,
         }
     }
@@ -55,6 +63,7 @@ impl<'a> Word<'a> {
                 ResponseBody::Complete(body) => body.clone(),
                 ResponseBody::Patch(_) => Bytes::new(),
             },
+            Self::Message(WsMessage::Send { content, .. }) => content.clone(),
             _ => Bytes::new(),
         }
     }
@@ -166,7 +175,7 @@ impl Engine {
         };
         match step {
             Ok(Step::Drop) => {}
-            Ok(Step::Deliver(content)) => self.act(key, &sequenced.item, content, now),
+            Ok(Step::Deliver(content)) => self.act(key, sequenced, content, now),
             Ok(Step::Ask(inquiry)) => {
                 let kind = ErrandKind::Ask {
                     inquiry: inquiry.clone(),
@@ -218,9 +227,9 @@ impl Engine {
     }
 
     /// Does what an item says, with the content that filters left of it.
-    fn act(&mut self, key: ConnectionKey, item: &Item, content: Bytes, now: Instant) {
+    fn act(&mut self, key: ConnectionKey, sequenced: &Sequenced, content: Bytes, now: Instant) {
         let (_, connection) = self.connections.live(key.index);
-        match Word::of(&connection.phase, item) {
+        match Word::of(&connection.phase, &sequenced.item) {
             Some(Word::Stream(HttpStream::Send {
                 content: original, ..
             })) => match Content::compare(&original.plain(), content) {
@@ -241,6 +250,7 @@ impl Engine {
                 self.counters.deliveries.increment();
                 self.answer(key, answer);
             }
+            Some(Word::Message(message)) => self.act_message(key, sequenced, message, content, now),
             Some(Word::Stream(HttpStream::Close)) => self.let_go(key),
             Some(Word::Response(HttpResponse::Hint)) => self.retry(key, Comparison::New),
             Some(
@@ -267,6 +277,48 @@ impl Engine {
         mark_dirty(&mut self.dirty, key, connection);
     }
 
+    /// Does to a WebSocket what an item says.
+    pub(super) fn act_message(
+        &mut self,
+        key: ConnectionKey,
+        sequenced: &Sequenced,
+        message: &WsMessage,
+        content: Bytes,
+        now: Instant,
+    ) {
+        match message {
+            WsMessage::Send {
+                kind,
+                content: original,
+                ..
+            } => {
+                let (_, connection) = self.connections.live(key.index);
+                let frame = match Content::compare(original, content) {
+                    Content::Original => connection.encoded(sequenced),
+                    Content::Filtered(content) => {
+                        let is_text = *kind == WsMessageKind::Text;
+                        if is_text && std::str::from_utf8(&content).is_err() {
+                            // No client would accept it; RFC 6455 §8.1.
+                            self.counters.filter_errors.increment();
+                            return;
+                        }
+                        Some(connection.frame(*kind, &content))
+                    }
+                };
+                if let Some(frame) = frame {
+                    self.counters.deliveries.increment();
+                    self.push_message(key, frame, now);
+                }
+            }
+            WsMessage::Close { code, reason } => {
+                let close = code.map(|code| Close::new(code, reason));
+                self.close_websocket(key, close.as_ref(), now);
+            }
+            WsMessage::Refresh => self.refresh_origin(key, now),
+            WsMessage::Hint => {}
+        }
+    }
+
     /// Ends a hold with a text, where the route tells what is wrong; else nothing happens.
     fn end_in_debug(&mut self, key: ConnectionKey, text: &str) {
         if self.session(key).is_some_and(|session| session.tells()) {
@@ -291,6 +343,9 @@ impl Engine {
                 let text = if tells { text } else { HIDDEN };
                 self.answer(key, failure(text));
             }
+            Phase::WebSocket(..) => {
+                self.fail_websocket(key, Close::INTERNAL_ERROR, text, self.now);
+            }
             Phase::Opening(_) | Phase::Ending => {}
         }
     }
@@ -307,8 +362,21 @@ impl Connection {
         match self.phase {
             Phase::Response(_) => true,
             Phase::Stream(_) => self.session.as_ref().is_some_and(|it| it.next.is_some()),
-            Phase::Opening(_) | Phase::Ending => false,
+            Phase::WebSocket(..) | Phase::Opening(_) | Phase::Ending => false,
         }
+    }
+
+    /// The item as this client's connection has it, encoded for all that are like it.
+    pub(super) fn encoded(&self, sequenced: &Sequenced) -> Option<Bytes> {
+        let Phase::WebSocket(front, socket) = &self.phase else {
+            return None;
+        };
+        let deflate = match front.lane {
+            Lane::Free(deflate) => deflate,
+            Lane::Busy => socket.deflate(),
+            Lane::Closed => return None,
+        };
+        Some(sequenced.encoded.as_ref()?.frame(deflate))
     }
 
     /// Whether the client has a part of a body that is still coming.

@@ -100,12 +100,13 @@ impl Engine {
         match connection.phase {
             Phase::Response(_) => self.retry(key, Comparison::New),
             Phase::Stream(_) => self.follow(key, Urgency::Low),
-            Phase::Opening(_) | Phase::Ending => {}
+            Phase::WebSocket(..) | Phase::Opening(_) | Phase::Ending => {}
         }
     }
 
     /// An errand for these connections has come to something.
     pub(crate) fn handle_news(&mut self, keys: &[ConnectionKey], news: News, now: Instant) {
+        self.now = now;
         match news {
             News::Linked(linked) => {
                 for key in keys {
@@ -231,7 +232,7 @@ impl Engine {
     }
 
     /// Unsubscribes from channels whose slots are gone already.
-    fn leave(&mut self, key: ConnectionKey, left: &[Slot]) {
+    pub(super) fn leave(&mut self, key: ConnectionKey, left: &[Slot]) {
         let mut names: Vec<ChannelName> = Vec::with_capacity(left.len());
         for slot in left {
             let (_, connection) = self.connections.live(key.index);
@@ -261,6 +262,10 @@ impl Engine {
 
     /// The broker has attached a connection to channels that a link added.
     pub(super) fn join(&mut self, key: ConnectionKey, cursor: Sequence, now: Instant) {
+        let connection = self.connections.get(key);
+        if connection.is_some_and(|it| matches!(it.phase, Phase::WebSocket(..))) {
+            return self.join_next(key, cursor);
+        }
         let Some(session) = self.session(key) else {
             return;
         };

@@ -15,6 +15,7 @@ pub(crate) mod simulation;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+pub(crate) mod websocket;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -22,14 +23,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use grip::ChannelName;
 use grip::hold::Answer;
 use grip::http1::{LAST_CHUNK, Persistence};
-use grip::publish::{HttpResponse, HttpStream, Item, StreamContent};
+use grip::publish::{HttpResponse, HttpStream, StreamContent, WsMessage};
+use grip::websocket::close::Close;
+use grip::websocket::over_http;
+use grip::{ChannelName, Limits};
+use http::HeaderMap;
 use rustc_hash::FxHashSet;
 
 use crate::counters::Counters;
 use crate::errand::{Again, Behalf, Comparison, ErrandKind};
+use crate::handshake::Handshake;
 use crate::mailbox::{Attachment, Conflict, ConnectionKey, Sequence, Sequenced};
 
 pub(crate) use connections::{
@@ -38,10 +43,12 @@ pub(crate) use connections::{
 };
 pub(crate) use outbox::Outbox;
 pub(crate) use session::{Session, Slot};
+pub(crate) use websocket::Flow;
 
-use connections::{Beat, Connection, Connections, Opening, Phase};
+use connections::{Beat, Care, Connection, Connections, Lane, Opening, Phase};
 use deadlines::Deadlines;
 use subscriptions::Subscriptions;
+use websocket::Incoming;
 
 /// How long a client may take to read the end of its hold.
 const ENDING: Duration = Duration::from_mins(1);
@@ -77,6 +84,32 @@ pub(crate) enum Output {
         reply: Reply,
         again: Again,
     },
+    /// Give the engine what this client sends, from what came already on:
+    /// [`Engine::handle_input`].
+    Listen(ConnectionKey),
+    /// Go on reading what the client sends.
+    Resume(ConnectionKey),
+    /// Ask the WebSocket's origin; answered by [`Engine::handle_exchanged`].
+    Exchange {
+        connection: ConnectionKey,
+        handshake: Arc<Handshake>,
+        request: over_http::Request,
+        /// What the origin gave to be sent back to it.
+        meta: HeaderMap,
+    },
+    /// [`Engine::origin_outbox`] got something.
+    WriteOrigin(ConnectionKey),
+    /// Go on reading what the WebSocket's origin sends.
+    ResumeOrigin(ConnectionKey),
+    /// End the connection to the WebSocket's origin once this is written.
+    FinishOrigin {
+        connection: ConnectionKey,
+        rest: Outbox,
+    },
+    /// End the connection to the WebSocket's origin at once.
+    DropOrigin(ConnectionKey),
+    /// End the client's connection at once. Its origin may still have to know.
+    DropClient(ConnectionKey),
     /// Run an errand; unless it is [`ErrandKind::Gone`], its report is answered by
     /// [`Engine::handle_news`].
     Run {
@@ -126,12 +159,19 @@ pub(crate) struct Engine {
     counters: Arc<Counters>,
     streams: u64,
     responses: u64,
+    websockets: u64,
+    limits: Limits,
+    /// Memory for what is decoded, which is used again and again.
+    spare: Option<Box<Incoming>>,
+    /// When the shard called.
+    now: Instant,
 }
 
 impl Engine {
     /// `epoch` is the same for all shards, so that their links are followed in the same beats.
     pub(crate) fn new(
         slow_consumer: SlowConsumer,
+        limits: Limits,
         counters: Arc<Counters>,
         epoch: Instant,
     ) -> Self {
@@ -150,12 +190,17 @@ impl Engine {
             counters,
             streams: 0,
             responses: 0,
+            websockets: 0,
+            limits,
+            spare: None,
+            now: epoch,
         }
     }
 
     /// Takes a connection in. Nothing is written to it before the broker has attached it, so
     /// whoever sees the head of a stream gets everything that is published afterwards.
     pub(crate) fn open(&mut self, hold: Hold, now: Instant) -> ConnectionKey {
+        self.now = now;
         let attachments: Vec<Attachment> = hold.slots.iter().map(Slot::attachment).collect();
         let opening = Opening {
             kind: hold.kind,
@@ -181,6 +226,7 @@ impl Engine {
         conflict: Conflict,
         now: Instant,
     ) {
+        self.now = now;
         let Some(connection) = self.connections.get(key) else {
             // Gone meanwhile, and detached when it went.
             return;
@@ -217,6 +263,7 @@ impl Engine {
                     self.retry(key, Comparison::Never);
                 }
             }
+            HoldKind::WebSocket(start) => self.begin_websocket(key, start, now),
         }
         if self.draining.is_some() {
             self.let_go(key);
@@ -286,9 +333,10 @@ impl Engine {
 
     /// Delivers an item to everybody here who is subscribed to its channel.
     pub(crate) fn handle_item(&mut self, sequenced: &Arc<Sequenced>, now: Instant) {
+        self.now = now;
         let item = &sequenced.item;
         // Connections leave the channel's list only after the walk over it.
-        let mut ending = Vec::new();
+        let mut acting = Vec::new();
         let mut slow = Vec::new();
         let mut with_session = Vec::new();
         for subscriber in self.subscriptions.of(&item.channel) {
@@ -300,13 +348,13 @@ impl Engine {
                 with_session.push(key);
                 continue;
             }
-            match reaction(&connection.phase, item) {
+            match reaction(connection, sequenced) {
                 Reaction::Nothing => {}
-                Reaction::End => ending.push(key),
+                Reaction::Act => acting.push(key),
                 Reaction::Append(bytes) => {
-                    if connection.outbox.pending_bytes() + bytes.len()
-                        > self.slow_consumer.max_pending_bytes
-                    {
+                    let pending = connection.outbox.pending_bytes() + bytes.len();
+                    let limit = self.slow_consumer.max_pending_bytes;
+                    if pending > limit && pending > limit + connection.allowance() {
                         slow.push(key);
                         continue;
                     }
@@ -317,8 +365,8 @@ impl Engine {
                 }
             }
         }
-        for key in ending {
-            self.end_by_item(key, item);
+        for key in acting {
+            self.act_by_item(key, sequenced);
         }
         for key in slow {
             self.drop_slow(key);
@@ -340,15 +388,24 @@ impl Engine {
         self.outputs.push_back(Output::Drop(key));
     }
 
-    fn end_by_item(&mut self, key: ConnectionKey, item: &Item) {
+    /// Does what an item says where that is more than to append it.
+    fn act_by_item(&mut self, key: ConnectionKey, sequenced: &Sequenced) {
+        let item = &sequenced.item;
         let (_, connection) = self.connections.live(key.index);
-        match (&connection.phase, &item.http_response) {
-            (Phase::Response(waiting), Some(HttpResponse::Send(message))) => {
+        match (&connection.phase, &item.http_response, &item.ws_message) {
+            (Phase::Response(waiting), Some(HttpResponse::Send(message)), _) => {
                 let answer = waiting.answer.unpack().published(message);
                 self.counters.deliveries.increment();
                 self.answer(key, answer);
             }
-            (Phase::Response(_), Some(HttpResponse::Hint)) => self.retry(key, Comparison::New),
+            (Phase::Response(_), Some(HttpResponse::Hint), _) => self.retry(key, Comparison::New),
+            (Phase::WebSocket(..), _, Some(message)) => {
+                let content = match message {
+                    WsMessage::Send { content, .. } => content.clone(),
+                    _ => Bytes::new(),
+                };
+                self.act_message(key, sequenced, message, content, self.now);
+            }
             _ => self.let_go(key),
         }
     }
@@ -427,6 +484,10 @@ impl Engine {
                 let answer = waiting.answer.unpack();
                 self.answer(key, answer);
             }
+            Phase::WebSocket(..) => {
+                let close = Close::new(Close::GOING_AWAY, "");
+                self.close_websocket(key, Some(&close), self.now);
+            }
             Phase::Opening(_) | Phase::Ending => {}
         }
     }
@@ -437,7 +498,8 @@ impl Engine {
         match std::mem::replace(&mut connection.phase, Phase::Ending) {
             Phase::Stream(_) => self.streams -= 1,
             Phase::Response(_) => self.responses -= 1,
-            Phase::Opening(_) | Phase::Ending => {}
+            // WebSockets end otherwise.
+            Phase::WebSocket(..) | Phase::Opening(_) | Phase::Ending => {}
         }
         connection.outbox.push(last);
         connection.deadline = None;
@@ -461,6 +523,7 @@ impl Engine {
 
     /// Sends keep-alives, follows links, and answers requests whose time is up.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
         while let Some(keys) = self.deadlines.next_due(now) {
             for key in keys {
                 self.handle_deadline(key, now);
@@ -469,6 +532,7 @@ impl Engine {
         while let Some(keys) = self.beats.next_due(now) {
             for key in keys {
                 self.handle_beat(key, now);
+                self.handle_chore(key, now);
             }
         }
         if self.next_update.is_some_and(|at| at <= now) {
@@ -493,7 +557,7 @@ impl Engine {
                 self.counters.timeouts.increment();
                 self.let_go(key);
             }
-            Phase::Stream(_) => self.keep_alive(key, now),
+            Phase::Stream(_) | Phase::WebSocket(..) => self.keep_alive(key, now),
             Phase::Ending => self.drop_slow(key),
             Phase::Opening(_) => {}
         }
@@ -570,10 +634,16 @@ impl Engine {
     }
 
     /// The client left, or its connection broke.
-    pub(crate) fn handle_gone(&mut self, key: ConnectionKey) {
-        if self.connections.get(key).is_some() {
+    pub(crate) fn handle_gone(&mut self, key: ConnectionKey, now: Instant) {
+        self.now = now;
+        if let Some(connection) = self.connections.get(key) {
+            let is_websocket = matches!(connection.phase, Phase::WebSocket(..));
             self.counters.clients_gone.increment();
-            self.forget(key);
+            if is_websocket {
+                self.client_is_gone(key, now);
+            } else {
+                self.forget(key);
+            }
         }
         self.check_invariants();
     }
@@ -585,7 +655,8 @@ impl Engine {
     }
 
     /// Lets go of up to `limit` more connections.
-    pub(crate) fn drain_some(&mut self, limit: usize) {
+    pub(crate) fn drain_some(&mut self, limit: usize, now: Instant) {
+        self.now = now;
         for _ in 0..limit {
             let Some(key) = self.draining.as_mut().and_then(Vec::pop) else {
                 return;
@@ -619,9 +690,14 @@ impl Engine {
     }
 
     /// To be called after each write. Says whether the hold is over, now that the outbox is
-    /// empty; then forgets the connection.
-    pub(crate) fn handle_flushed(&mut self, key: ConnectionKey) -> Option<AfterHold> {
+    /// empty; then forgets the connection, unless its origin still has to know.
+    pub(crate) fn handle_flushed(&mut self, key: ConnectionKey, now: Instant) -> Option<AfterHold> {
+        self.now = now;
         let connection = self.connections.get(key)?;
+        if let Phase::WebSocket(front, _) = connection.phase {
+            let ends = front.care == Care::AfterWrite && self.websocket_written(key, now);
+            return ends.then_some(AfterHold::Close);
+        }
         if !connection.outbox.is_empty() {
             return None;
         }
@@ -654,6 +730,15 @@ impl Engine {
             }
             Phase::Stream(_) => self.streams -= 1,
             Phase::Response(_) => self.responses -= 1,
+            Phase::WebSocket(_, socket) => {
+                if socket.has_client() {
+                    self.websockets -= 1;
+                }
+                let names = socket.joining_names();
+                if !names.is_empty() {
+                    self.outputs.push_back(Output::Detach(names));
+                }
+            }
             Phase::Ending => {}
         }
         if let Some(rule) = connection.keep_alive {
@@ -702,17 +787,26 @@ impl Engine {
     fn show_held(&self) {
         self.counters.held_streams.set(self.streams);
         self.counters.held_responses.set(self.responses);
+        self.counters.held_websockets.set(self.websockets);
     }
 
     fn check_invariants(&self) {
         debug_assert!(
-            self.streams + self.responses <= self.connections.len() as u64,
+            self.streams + self.responses + self.websockets <= self.connections.len() as u64,
             "more holds than connections"
         );
     }
 }
 
 impl Connection {
+    /// Bytes that may wait beside items.
+    fn allowance(&self) -> usize {
+        match &self.phase {
+            Phase::WebSocket(_, socket) => socket.allowance(),
+            _ => 0,
+        }
+    }
+
     fn restart_keep_alive(&mut self, now: Instant) {
         if let Some(rule) = &self.keep_alive
             && rule.mode == Beat::Idle
@@ -754,17 +848,26 @@ impl AfterHold {
 enum Reaction {
     Nothing,
     Append(Bytes),
-    End,
+    /// More than that.
+    Act,
 }
 
-fn reaction(phase: &Phase, item: &Item) -> Reaction {
-    match (phase, &item.http_stream, &item.http_response) {
+fn reaction(connection: &Connection, sequenced: &Sequenced) -> Reaction {
+    let item = &sequenced.item;
+    match (&connection.phase, &item.http_stream, &item.http_response) {
         (Phase::Stream(framing), Some(HttpStream::Send { content, .. }), _) => {
             Reaction::Append(framing.frame(content))
         }
+        (Phase::WebSocket(front, _), _, _) => match (front.lane, &item.ws_message) {
+            (Lane::Free(_), Some(WsMessage::Send { .. })) => connection
+                .encoded(sequenced)
+                .map_or(Reaction::Nothing, Reaction::Append),
+            (_, Some(_)) => Reaction::Act,
+            (_, None) => Reaction::Nothing,
+        },
         (Phase::Stream(_), Some(HttpStream::Close), _)
         | (Phase::Response(_), _, Some(HttpResponse::Send(_) | HttpResponse::Hint)) => {
-            Reaction::End
+            Reaction::Act
         }
         // A stream without session has no link that a hint could mean; refreshes are for
         // WebSockets.

@@ -250,6 +250,22 @@ impl Slot {
         slots
     }
 
+    /// A channel that a WebSocket is subscribed to, whose ids nobody checks.
+    pub(super) fn websocket(
+        channel: ChannelName,
+        name: ChannelName,
+        filters: Box<[Filter]>,
+    ) -> Self {
+        Self {
+            channel,
+            name,
+            prev_id: PrevId::Unchecked,
+            filters,
+            is_heard: false,
+            is_compared: false,
+        }
+    }
+
     /// Whether a connection needs a session because of this channel.
     pub(crate) fn needs_session(&self) -> bool {
         self.prev_id != PrevId::Unchecked || !self.filters.is_empty()

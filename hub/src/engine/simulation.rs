@@ -98,7 +98,7 @@ impl<'a> Simulation<'a> {
         let routes = routes::parse("* test").expect("a route");
         Self {
             choices: bytes.iter(),
-            engine: Engine::new(slow_consumer, Arc::default(), now),
+            engine: Engine::new(slow_consumer, Limits::default(), Arc::default(), now),
             now,
             behalf: Arc::new(Behalf {
                 route: Arc::clone(&routes.all()[0]),
@@ -376,7 +376,7 @@ impl<'a> Simulation<'a> {
         for item in items {
             self.sequence += 1;
             let sequence = Sequence(self.sequence);
-            let sequenced = Arc::new(Sequenced { sequence, item });
+            let sequenced = Arc::new(Sequenced::new(sequence, item));
             self.engine.handle_item(&sequenced, self.now);
         }
     }
@@ -396,7 +396,7 @@ impl<'a> Simulation<'a> {
             let found = self.clients.iter().position(|client| client.key == key);
             let index = found.expect("whoever has an outbox is a client");
             self.clients[index].received.extend(bytes);
-            if self.engine.handle_flushed(key).is_some() {
+            if self.engine.handle_flushed(key, self.now).is_some() {
                 self.clients.swap_remove(index).check_end();
                 assert!(!self.has_body(key), "half of a body is no end");
             }
@@ -464,7 +464,7 @@ impl<'a> Simulation<'a> {
         let choice = self.choose(256);
         if !self.clients.is_empty() {
             let client = self.clients.swap_remove(choice % self.clients.len());
-            self.engine.handle_gone(client.key);
+            self.engine.handle_gone(client.key, self.now);
         }
     }
 
@@ -473,7 +473,7 @@ impl<'a> Simulation<'a> {
             self.is_draining = true;
             self.engine.drain();
         }
-        self.engine.drain_some(limit);
+        self.engine.drain_some(limit, self.now);
     }
 
     /// Does what the engine wants, and compares.
@@ -510,6 +510,7 @@ impl<'a> Simulation<'a> {
                     ErrandKind::Ask { .. } => self.asked.push_back((connection, Asked::Opinion)),
                     ErrandKind::Gone(_) => self.gone_links -= 1,
                 },
+                other => panic!("no WebSocket is held: {other:?}"),
             }
         }
         assert_eq!(self.engine.len(), self.clients.len(), "everybody is known");

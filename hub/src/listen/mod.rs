@@ -20,6 +20,7 @@ use crate::errand::Again;
 use crate::life::{Life, draining};
 use crate::pipe::{Pipe, PipeEvent, Wait};
 use crate::proxy::{Held, Proxy};
+use crate::wire::Wire;
 
 /// How long a client may take for a request's head, and an open connection be without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -38,6 +39,8 @@ pub(crate) enum Handover {
     },
     /// The content of an HTTP/2 stream.
     Http2Stream { pipe: Rc<Pipe>, held: Box<Held> },
+    /// A WebSocket over an HTTP/2 stream.
+    Http2WebSocket { wire: Rc<Wire>, held: Box<Held> },
     /// The answer to an HTTP/2 request.
     Http2Response { wait: Wait, held: Box<Held> },
 }

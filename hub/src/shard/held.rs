@@ -30,6 +30,19 @@ pub(crate) enum Readiness {
     Gone(ConnectionKey),
     /// It takes bytes again after it had taken all it could.
     Writable(ConnectionKey),
+    /// There may be something to [read](HeldSet::read), or the client closed it.
+    Readable(ConnectionKey),
+}
+
+/// What becomes of what a held client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// It is kept for the client's next request.
+    Keep,
+    /// It is read when there is room for it.
+    Pass,
+    /// There is no room.
+    Stopped,
 }
 
 /// What a write came to.
@@ -44,6 +57,7 @@ struct Socket {
     generation: u32,
     /// Whether the last write was cut short, so that the next waits for [`Readiness::Writable`].
     is_blocked: bool,
+    reading: Reading,
     /// What the client sent ahead; most send nothing.
     #[expect(
         clippy::box_collection,
@@ -99,6 +113,7 @@ impl HeldSet {
             stream,
             generation: key.generation,
             is_blocked: false,
+            reading: Reading::Keep,
             input: (!input.is_empty()).then(|| Box::new(input.to_vec())),
         });
         self.len += 1;
@@ -128,6 +143,63 @@ impl HeldSet {
         let peer = stream.peer_addr()?;
         let input = socket.input.map(|input| Bytes::from(*input));
         Ok(Some((stream, peer, input.unwrap_or_default())))
+    }
+
+    /// From here on, what the client sends is for [`Self::read`]. Returns what it has sent already.
+    pub(crate) fn listen(&mut self, key: ConnectionKey) -> Bytes {
+        let Some(socket) = self.get(key) else {
+            return Bytes::new();
+        };
+        socket.reading = Reading::Pass;
+        let input = socket.input.take();
+        self.rearm(key);
+        input.map(|input| Bytes::from(*input)).unwrap_or_default()
+    }
+
+    /// Whether what the client sends is for [`Self::read`].
+    pub(crate) fn listens(&mut self, key: ConnectionKey) -> bool {
+        self.get(key)
+            .is_some_and(|socket| socket.reading != Reading::Keep)
+    }
+
+    /// Reads what there is; nothing of a client that has to wait. After anything but an error, ask
+    /// again.
+    pub(crate) fn read(&mut self, key: ConnectionKey, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.get(key) {
+            Some(socket) if socket.reading == Reading::Pass => loop {
+                match socket.stream.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => return read,
+                }
+            },
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Reads no more of the client until [`Self::resume`].
+    pub(crate) fn stop(&mut self, key: ConnectionKey) {
+        if let Some(socket) = self.get(key) {
+            socket.reading = Reading::Stopped;
+        }
+    }
+
+    /// Reads on.
+    pub(crate) fn resume(&mut self, key: ConnectionKey) {
+        if let Some(socket) = self.get(key) {
+            socket.reading = Reading::Pass;
+            self.rearm(key);
+        }
+    }
+
+    /// Tells of what is there to read, also if that was told before.
+    pub(crate) fn rearm(&mut self, key: ConnectionKey) {
+        let interest = match self.get(key) {
+            Some(socket) if socket.is_blocked => Interest::READABLE | Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        if let Err(error) = self.watch(key, interest) {
+            tracing::error!(%error, "cannot watch a held connection");
+        }
     }
 
     fn forget(&mut self, key: ConnectionKey) -> Option<Socket> {
@@ -232,7 +304,12 @@ impl HeldSet {
             let Some(socket) = self.get(key) else {
                 continue;
             };
-            if is_over || (is_readable && !socket.read()) {
+            let is_kept = socket.reading == Reading::Keep;
+            if !is_kept && (is_over || is_readable) {
+                // What the client sent before it left still counts.
+                readiness.push(Readiness::Readable(key));
+            }
+            if is_kept && (is_over || (is_readable && !socket.read())) {
                 readiness.push(Readiness::Gone(key));
             } else if is_writable && socket.is_blocked {
                 match self.watch(key, Interest::READABLE) {

@@ -13,8 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use grip::websocket::over_http::{self, AnswerFields};
+use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,18 +27,21 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 use crate::broker::BrokerHandle;
+use crate::client_io;
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::engine::{AfterHold, Engine, Output, Reply, SlowConsumer};
+use crate::engine::{AfterHold, Engine, Flow, Outbox, Output, Reply, SlowConsumer};
 use crate::errand::{Again, Errand, News, Receipt, Report};
 use crate::errands::ErrandsHandle;
+use crate::handshake::Handshake;
 use crate::life::{Life, draining};
 use crate::listen::{self, Handover};
 use crate::mailbox::{Command, ConnectionKey, ShardId};
 use crate::pipe::{PipeEvent, Pipes, Verdict};
-use crate::proxy::{Held, Proxy};
+use crate::proxy::{ExchangeError, Held, Proxy};
 use crate::routes::Routes;
 use crate::upstream::TlsConfig;
+use crate::wire::{End, Wire, WireEvent, Wires};
 use held::{HeldSet, Readiness, Written};
 
 /// Commands that may wait for a shard; then the broker waits, and so the publishers.
@@ -43,12 +50,19 @@ pub(crate) const MAILBOX: usize = 1024;
 const COMMANDS_PER_TURN: usize = 256;
 /// Connections written to before the shard's other tasks get their turn.
 const WRITES_PER_TURN: usize = 256;
+/// Bytes read of a WebSocket at a time.
+const READ: usize = 64 * 1024;
+/// Reads from one WebSocket before others have their turn.
+const READS_PER_TURN: usize = 8;
 /// How long a client may say nothing, not even to the kernel, before the kernel asks for it.
 const VANISHED_AFTER: Duration = Duration::from_mins(2);
 /// How often a drain lets go of some of the held connections.
 const DRAIN_BEAT: Duration = Duration::from_millis(50);
 /// Fewest connections that a drain lets go of at a time.
 const DRAIN_LEAST: usize = 100;
+
+/// What came of a request with events.
+type Exchanged = Result<(AnswerFields, Bytes), ExchangeError>;
 
 /// Whatever wakes a shard.
 enum Event {
@@ -57,6 +71,8 @@ enum Event {
     Handover(Handover),
     Sockets(Vec<Readiness>),
     Pipe(PipeEvent),
+    Wire(WireEvent),
+    Exchanged(ConnectionKey, Exchanged),
     Report(Report),
     Deadline,
     TaskEnded,
@@ -110,6 +126,15 @@ struct Shard {
     feeds: FxHashMap<ConnectionKey, Incoming>,
     pipe_events: mpsc::UnboundedReceiver<PipeEvent>,
     pipe_event_sender: mpsc::UnboundedSender<PipeEvent>,
+    wires: Wires,
+    /// Connections to origins of WebSockets that have not begun.
+    origins: FxHashMap<ConnectionKey, Upgraded>,
+    wire_events: mpsc::UnboundedReceiver<WireEvent>,
+    wire_event_sender: mpsc::UnboundedSender<WireEvent>,
+    /// Requests of WebSockets that are under way.
+    exchanges: JoinSet<(ConnectionKey, Exchanged)>,
+    /// Room for what is read of WebSockets.
+    buffer: Box<[u8]>,
     errands: ErrandsHandle,
     reports: mpsc::UnboundedReceiver<Report>,
     report_sender: mpsc::UnboundedSender<Report>,
@@ -124,6 +149,8 @@ struct Shard {
     tasks: JoinSet<()>,
     life: watch::Receiver<Life>,
     drain: Option<Drain>,
+    /// When the last event came.
+    now: std::time::Instant,
 }
 
 struct Drain {
@@ -137,9 +164,15 @@ impl Shard {
         let slow_consumer = SlowConsumer {
             max_pending_bytes: parts.config.limits.pending_bytes,
         };
-        let engine = Engine::new(slow_consumer, Arc::clone(&parts.counters), parts.epoch);
+        let engine = Engine::new(
+            slow_consumer,
+            parts.config.limits.grip.clone(),
+            Arc::clone(&parts.counters),
+            parts.epoch,
+        );
         let (handover_sender, handovers) = mpsc::unbounded_channel();
         let (pipe_event_sender, pipe_events) = mpsc::unbounded_channel();
+        let (wire_event_sender, wire_events) = mpsc::unbounded_channel();
         Ok(Self {
             id: parts.id,
             proxy: Rc::new(Proxy::new(
@@ -156,6 +189,12 @@ impl Shard {
             feeds: FxHashMap::default(),
             pipe_events,
             pipe_event_sender,
+            wires: Wires::default(),
+            origins: FxHashMap::default(),
+            wire_events,
+            wire_event_sender,
+            exchanges: JoinSet::new(),
+            buffer: vec![0; READ].into(),
             errands: parts.errands,
             reports: parts.reports,
             report_sender: parts.report_sender,
@@ -168,6 +207,7 @@ impl Shard {
             tasks: JoinSet::new(),
             life: parts.life,
             drain: None,
+            now: parts.epoch,
         })
     }
 
@@ -193,6 +233,8 @@ impl Shard {
             Some(handover) = self.handovers.recv() => Event::Handover(handover),
             readiness = self.held.ready() => Event::Sockets(readiness),
             Some(event) = self.pipe_events.recv() => Event::Pipe(event),
+            Some(event) = self.wire_events.recv() => Event::Wire(event),
+            Some(Ok((key, exchanged))) = self.exchanges.join_next() => Event::Exchanged(key, exchanged),
             Some(report) = self.reports.recv() => Event::Report(report),
             (stream, peer) = accept(self.listener.as_ref()) => Event::Accepted(stream, peer),
             () = until(deadline) => Event::Deadline,
@@ -204,6 +246,7 @@ impl Shard {
 
     fn handle(&mut self, event: Event) {
         let now = Instant::now().into_std();
+        self.now = now;
         match event {
             Event::Accepted(stream, peer) => self.accept(stream, peer),
             Event::Commands => {
@@ -226,11 +269,13 @@ impl Shard {
             Event::Handover(handover) => self.hold(handover, now),
             Event::Sockets(readiness) => {
                 for readiness in readiness {
-                    self.handle_readiness(readiness);
+                    self.handle_readiness(readiness, now);
                 }
             }
             Event::Pipe(PipeEvent::Gone(key)) => self.lose(key),
             Event::Pipe(PipeEvent::Writable(key)) => self.write(key),
+            Event::Wire(event) => self.handle_wire(event, now),
+            Event::Exchanged(key, exchanged) => self.engine.handle_exchanged(key, exchanged, now),
             Event::Report(Report { connections, news }) => {
                 self.engine.handle_news(&connections, news, now);
             }
@@ -286,7 +331,7 @@ impl Shard {
     }
 
     fn is_full(&self) -> bool {
-        let open = self.tasks.len() + self.held.len() + self.pipes.len();
+        let open = self.tasks.len() + self.held.len() + self.pipes.len() + self.wires.len();
         open >= self.config.limits.connections
     }
 
@@ -300,6 +345,10 @@ impl Shard {
                 self.counters.holds_refused.increment();
                 wait.settle(Verdict::Refused);
             }
+            Handover::Http2WebSocket { wire, .. } if self.is_full() => {
+                self.counters.holds_refused.increment();
+                wire.refuse();
+            }
             Handover::Http1 {
                 stream,
                 input,
@@ -308,12 +357,16 @@ impl Shard {
                 let key = self.open(*held, now);
                 if let Err(error) = self.held.insert(key, stream, &input) {
                     tracing::warn!(%error, "cannot hold a connection");
-                    self.engine.handle_gone(key);
+                    self.engine.handle_gone(key, self.now);
                 }
             }
             Handover::Http2Stream { pipe, held } => {
                 let key = self.open(*held, now);
                 self.pipes.insert_stream(key, &pipe);
+            }
+            Handover::Http2WebSocket { wire, held } => {
+                let key = self.open(*held, now);
+                self.wires.insert(key, End::Client, &wire);
             }
             Handover::Http2Response { wait, held } => {
                 let key = self.open(*held, now);
@@ -327,14 +380,97 @@ impl Shard {
         if let Some(body) = held.feed {
             self.feeds.insert(key, body);
         }
+        if let Some(farewell) = held.farewell {
+            // From here on the engine tells the origin.
+            farewell.forget();
+        }
+        if let Some(origin) = held.origin {
+            self.origins.insert(key, origin);
+        }
         key
     }
 
-    fn handle_readiness(&mut self, readiness: Readiness) {
+    fn handle_readiness(&mut self, readiness: Readiness, now: std::time::Instant) {
         match readiness {
             Readiness::Gone(key) => self.lose(key),
             Readiness::Writable(key) => self.write(key),
+            Readiness::Readable(key) => self.read(key, now),
         }
+    }
+
+    /// Reads what a client sends, and stops where it has sent more than its origin takes.
+    fn read(&mut self, key: ConnectionKey, now: std::time::Instant) {
+        for _ in 0..READS_PER_TURN {
+            match self.held.read(key, &mut self.buffer) {
+                Ok(0) => return self.lose(key),
+                Ok(count) => {
+                    let input = &self.buffer[..count];
+                    if self.engine.handle_input(key, input, now) == Flow::Stopped {
+                        return self.held.stop(key);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.lose(key),
+            }
+        }
+        // Others have their turn before the rest.
+        self.held.rearm(key);
+    }
+
+    /// What a client has sent already, and what it sends, is for the engine.
+    fn listen(&mut self, key: ConnectionKey) {
+        if let Some(origin) = self.origins.remove(&key) {
+            let (wire, carrier) = Wire::new(self.wire_event_sender.clone());
+            self.wires.insert(key, End::Origin, &wire);
+            self.tasks.spawn_local(carrier.carry(TokioIo::new(origin)));
+        }
+        let input = self.held.listen(key);
+        if !input.is_empty() && self.engine.handle_input(key, &input, self.now) == Flow::Stopped {
+            self.held.stop(key);
+        }
+    }
+
+    fn handle_wire(&mut self, event: WireEvent, now: std::time::Instant) {
+        match event {
+            WireEvent::Input(key, end, bytes) => {
+                let flow = match end {
+                    End::Client => self.engine.handle_input(key, &bytes, now),
+                    End::Origin => self.engine.handle_origin_input(key, &bytes, now),
+                };
+                if flow == Flow::Going {
+                    self.wires.resume(key, end);
+                }
+            }
+            WireEvent::Writable(key, End::Client) => self.write(key),
+            WireEvent::Writable(key, End::Origin) => self.write_origin(key),
+            WireEvent::Gone(key, End::Client) => self.lose(key),
+            WireEvent::Gone(key, End::Origin) => {
+                self.wires.give_up(key, End::Origin);
+                self.engine.handle_origin_gone(key, now);
+            }
+        }
+    }
+
+    fn write_origin(&mut self, key: ConnectionKey) {
+        if let Some(outbox) = self.engine.origin_outbox(key) {
+            self.wires.write(key, End::Origin, outbox);
+            self.engine.handle_origin_written(key);
+        }
+    }
+
+    /// Sends a request with events of a WebSocket, beside everything else.
+    fn exchange(
+        &mut self,
+        key: ConnectionKey,
+        handshake: Arc<Handshake>,
+        request: over_http::Request,
+        meta: HeaderMap,
+    ) {
+        let proxy = Rc::clone(&self.proxy);
+        self.exchanges.spawn_local(async move {
+            let exchanged = proxy.exchange_events(&handshake, request, meta).await;
+            (key, exchanged)
+        });
     }
 
     /// Does what the engine asks for until it asks for nothing more.
@@ -363,6 +499,25 @@ impl Shard {
                         reply,
                         again,
                     } => self.retry(connection, reply, again),
+                    Output::Listen(key) => self.listen(key),
+                    Output::Resume(key) => {
+                        self.held.resume(key);
+                        self.wires.resume(key, End::Client);
+                    }
+                    Output::Exchange {
+                        connection,
+                        handshake,
+                        request,
+                        meta,
+                    } => self.exchange(connection, handshake, request, meta),
+                    Output::WriteOrigin(key) => self.write_origin(key),
+                    Output::ResumeOrigin(key) => self.wires.resume(key, End::Origin),
+                    Output::FinishOrigin {
+                        connection,
+                        mut rest,
+                    } => self.wires.finish(connection, End::Origin, &mut rest),
+                    Output::DropOrigin(key) => self.wires.give_up(key, End::Origin),
+                    Output::DropClient(key) => self.drop_client(key),
                     Output::Run {
                         connection,
                         behalf,
@@ -390,7 +545,9 @@ impl Shard {
         let Some(outbox) = self.engine.outbox(key) else {
             return;
         };
-        let written = match self.pipes.write(key, outbox) {
+        let carried = self.pipes.write(key, outbox);
+        let carried = carried.or_else(|| self.wires.write(key, End::Client, outbox));
+        let written = match carried {
             Some(bytes) => Ok(Written { bytes }),
             None => self.held.write(key, outbox),
         };
@@ -398,13 +555,26 @@ impl Shard {
             Ok(Written { bytes, .. }) => self.counters.sent_bytes.add(bytes as u64),
             Err(_) => return self.lose(key),
         }
-        match self.engine.handle_flushed(key) {
+        match self.engine.handle_flushed(key, self.now) {
             None => self.note_blocked(key),
             Some(AfterHold::Close) => {
                 self.pipes.finish(key);
-                drop(self.held.remove(key));
+                self.wires.finish(key, End::Client, &mut Outbox::default());
+                self.close(key);
             }
             Some(AfterHold::Reuse) => self.give_back(key, &Bytes::new(), None),
+        }
+    }
+
+    /// Ends a connection to which all is written.
+    fn close(&mut self, key: ConnectionKey) {
+        if !self.held.listens(key) {
+            return drop(self.held.remove(key));
+        }
+        // A WebSocket's client may still be sending; its last frame must not be lost for that.
+        if let Ok(Some((stream, ..))) = self.held.take(key) {
+            self.tasks
+                .spawn_local(client_io::write_and_close(stream, b""));
         }
     }
 
@@ -441,13 +611,19 @@ impl Shard {
     }
 
     fn lose(&mut self, key: ConnectionKey) {
-        self.engine.handle_gone(key);
+        self.engine.handle_gone(key, self.now);
         self.drop_connection(key);
     }
 
     fn drop_connection(&mut self, key: ConnectionKey) {
         self.feeds.remove(&key);
+        self.origins.remove(&key);
+        self.drop_client(key);
+    }
+
+    fn drop_client(&mut self, key: ConnectionKey) {
         self.pipes.give_up(key);
+        self.wires.give_up(key, End::Client);
         drop(self.held.remove(key));
     }
 
@@ -468,7 +644,7 @@ impl Shard {
     fn beat_drain(&mut self) {
         if let Some(drain) = &mut self.drain {
             drain.next_beat += DRAIN_BEAT;
-            self.engine.drain_some(drain.per_beat);
+            self.engine.drain_some(drain.per_beat, self.now);
         }
     }
 

@@ -51,7 +51,10 @@ fn a_chain_of_links_without_hold_ends_with_the_last() {
     assert_eq!(bench.outputs(), [FOLLOW_NOW, FOLLOW_NOW]);
     let expected = "head 3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n";
     assert_eq!(bench.written(key), expected);
-    assert_eq!(bench.engine.handle_flushed(key), Some(AfterHold::Reuse));
+    assert_eq!(
+        bench.engine.handle_flushed(key, bench.now),
+        Some(AfterHold::Reuse)
+    );
     assert_eq!(bench.engine.len(), 0);
 }
 
@@ -195,7 +198,7 @@ fn a_link_takes_over_the_channels_of_its_instruction() {
     }
     let expected = "1\r\nc\r\n1\r\nc\r\n1\r\nd\r\n1\r\ne\r\n";
     assert_eq!(bench.written(key), expected);
-    bench.engine.handle_gone(key);
+    bench.engine.handle_gone(key, bench.now);
     assert_eq!(bench.outputs(), ["detach c d e"]);
 }
 
@@ -205,9 +208,9 @@ fn channels_that_were_being_joined_are_detached_once() {
     let key = following(&mut bench);
     bench.link_whole(key, "grip-hold: stream | grip-channel: a, b", "");
     assert_eq!(bench.outputs(), ["attach b"]);
-    bench.engine.handle_gone(key);
+    bench.engine.handle_gone(key, bench.now);
     bench.attach(key);
-    bench.engine.handle_gone(key);
+    bench.engine.handle_gone(key, bench.now);
     let mut outputs = bench.outputs();
     outputs.sort();
     assert_eq!(outputs, ["detach a", "detach b"]);
@@ -283,7 +286,7 @@ fn only_who_has_much_to_read_is_dropped_when_others_wait() {
     let piece = News::Body(Bytes::from(vec![b'x'; 100_000]), receipt);
     bench.engine.handle_news(&keys, piece, bench.now);
     bench.written(keys[0]);
-    bench.engine.handle_flushed(keys[0]);
+    bench.engine.handle_flushed(keys[0], bench.now);
     assert!(end.try_recv().is_err(), "the second has not read it");
     bench.engine.handle_news(&keys, News::Stalled, bench.now);
     assert_eq!(bench.outputs(), ["detach a", "drop"]);
@@ -298,7 +301,7 @@ fn only_who_has_much_to_read_is_dropped_when_others_wait() {
 fn whoever_sends_to_nobody_hears_so() {
     let mut bench = Bench::new();
     let key = following(&mut bench);
-    bench.engine.handle_gone(key);
+    bench.engine.handle_gone(key, bench.now);
     let (receipt, mut end) = Receipt::new();
     bench.tell(key, News::Body(Bytes::from_static(b"x"), receipt));
     assert_eq!(end.try_recv(), Err(TryRecvError::Closed));
@@ -329,8 +332,8 @@ fn check_gone(kind: HoldKind, end: impl FnOnce(&mut Bench, ConnectionKey)) {
     bench.attach(key);
     end(&mut bench, key);
     bench.written(key);
-    bench.engine.handle_flushed(key);
-    bench.engine.handle_gone(key);
+    bench.engine.handle_flushed(key, bench.now);
+    bench.engine.handle_gone(key, bench.now);
     let mut outputs = bench.outputs();
     outputs.retain(|output| output.starts_with("gone"));
     assert_eq!(outputs, ["gone http://o/gone"]);
@@ -340,25 +343,25 @@ fn check_gone(kind: HoldKind, end: impl FnOnce(&mut Bench, ConnectionKey)) {
 #[test]
 fn a_gone_link_is_told_once_however_a_stream_ends() {
     let check = |end: fn(&mut Bench, ConnectionKey)| check_gone(stream(None), end);
-    check(|bench, key| bench.engine.handle_gone(key));
+    check(|bench, key| bench.engine.handle_gone(key, bench.now));
     check(|bench, _| bench.publish("a", r#""http-stream":{"action":"close"}"#));
     check(|bench, _| bench.append("a", &"x".repeat(101)));
     check(|bench, _| {
         bench.engine.drain();
-        bench.engine.drain_some(1);
+        bench.engine.drain_some(1, bench.now);
     });
 }
 
 #[test]
 fn a_gone_link_is_told_once_however_a_response_ends() {
     let check = |end: fn(&mut Bench, ConnectionKey)| check_gone(response(55), end);
-    check(|bench, key| bench.engine.handle_gone(key));
+    check(|bench, key| bench.engine.handle_gone(key, bench.now));
     check(|bench, _| bench.wait(56));
     check(|bench, _| bench.publish("a", r#""http-response":{"body":"x"}"#));
     check(|bench, _| bench.publish("a", r#""http-response":{"action":"hint"}"#));
     check(|bench, _| {
         bench.engine.drain();
-        bench.engine.drain_some(1);
+        bench.engine.drain_some(1, bench.now);
     });
 }
 
@@ -369,7 +372,7 @@ fn only_the_first_gone_link_counts() {
     hint(&mut bench);
     let answer = "grip-hold: stream | grip-channel: a | grip-link: </other>; rel=gone";
     bench.link_whole(key, answer, "");
-    bench.engine.handle_gone(key);
+    bench.engine.handle_gone(key, bench.now);
     let expected = [FOLLOW_NOW, "detach a", "gone http://o/gone"];
     assert_eq!(bench.outputs(), expected);
 }

@@ -3,6 +3,7 @@
 mod filters;
 mod links;
 mod simulation;
+mod websockets;
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -39,7 +40,7 @@ impl Bench {
             max_pending_bytes: 100,
         };
         Self {
-            engine: Engine::new(slow_consumer, Arc::clone(&counters), now),
+            engine: Engine::new(slow_consumer, Limits::default(), Arc::clone(&counters), now),
             counters,
             now,
             sequence: 0,
@@ -129,10 +130,7 @@ impl Bench {
         let item = grip::publish::parse(body.as_bytes(), &Limits::default())
             .unwrap()
             .remove(0);
-        let sequenced = Sequenced {
-            sequence: Sequence(self.sequence),
-            item,
-        };
+        let sequenced = Sequenced::new(Sequence(self.sequence), item);
         self.engine.handle_item(&Arc::new(sequenced), self.now);
     }
 
@@ -181,6 +179,16 @@ impl Bench {
                 Output::Retry { again, .. } => {
                     format!("retry {:?} {}", again.comparison, lines(&again.last))
                 }
+                Output::Listen(_) => "listen".to_owned(),
+                Output::Resume(_) => "resume".to_owned(),
+                Output::Exchange { request, .. } => {
+                    format!("exchange {}", request.body.escape_ascii())
+                }
+                Output::WriteOrigin(_) => "write origin".to_owned(),
+                Output::ResumeOrigin(_) => "resume origin".to_owned(),
+                Output::FinishOrigin { .. } => "finish origin".to_owned(),
+                Output::DropOrigin(_) => "drop origin".to_owned(),
+                Output::DropClient(_) => "drop client".to_owned(),
                 Output::Run { kind, .. } => match kind {
                     ErrandKind::Follow {
                         next,
@@ -342,10 +350,13 @@ fn close_ends_a_stream_cleanly_and_gives_the_connection_back() {
     let mut bench = Bench::new();
     let key = bench.stream(&["a"]);
     bench.publish("a", r#""http-stream":{"action":"close"}"#);
-    assert_eq!(bench.engine.handle_flushed(key), None);
+    assert_eq!(bench.engine.handle_flushed(key, bench.now), None);
     bench.append("a", "late");
     assert_eq!(bench.written(key), "head 0\r\n\r\n");
-    assert_eq!(bench.engine.handle_flushed(key), Some(AfterHold::Reuse));
+    assert_eq!(
+        bench.engine.handle_flushed(key, bench.now),
+        Some(AfterHold::Reuse)
+    );
     assert_eq!(bench.outputs(), ["attach a", "detach a"]);
     assert_eq!(bench.engine.len(), 0);
     bench.check_count(|counters| &counters.held_streams, 0);
@@ -365,7 +376,7 @@ fn a_plain_stream_has_no_framing() {
     bench.append("a", "x");
     bench.publish("a", r#""http-stream":{"action":"close"}"#);
     assert_eq!(bench.written(key), "head x");
-    assert!(bench.engine.handle_flushed(key).is_some());
+    assert!(bench.engine.handle_flushed(key, bench.now).is_some());
 }
 
 #[test]
@@ -379,7 +390,10 @@ fn a_response_hold_is_answered_by_the_first_publish_only() {
     }
     let expected = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none";
     assert_eq!(bench.written(key), expected);
-    assert_eq!(bench.engine.handle_flushed(key), Some(AfterHold::Reuse));
+    assert_eq!(
+        bench.engine.handle_flushed(key, bench.now),
+        Some(AfterHold::Reuse)
+    );
 }
 
 #[test]
@@ -457,7 +471,7 @@ fn equal_keep_alives_share_memory_and_are_forgotten_with_their_last_user() {
         .collect();
     assert_eq!(bench.engine.keep_alives.len(), 1);
     for key in keys {
-        bench.engine.handle_gone(key);
+        bench.engine.handle_gone(key, bench.now);
     }
     assert!(bench.engine.keep_alives.is_empty());
 }
@@ -499,9 +513,9 @@ fn a_client_has_a_minute_to_read_the_end_of_its_hold() {
 fn whoever_leaves_before_the_answer_is_detached_once() {
     let mut bench = Bench::new();
     let key = bench.open(stream(None), &["a", "b"]);
-    bench.engine.handle_gone(key);
+    bench.engine.handle_gone(key, bench.now);
     bench.attach(key);
-    bench.engine.handle_gone(key);
+    bench.engine.handle_gone(key, bench.now);
     assert_eq!(bench.outputs(), ["attach a b", "detach a b"]);
     bench.check_count(|counters| &counters.clients_gone, 1);
 }
@@ -513,11 +527,14 @@ fn a_drain_ends_streams_and_answers_requests_and_closes() {
     let poll = bench.open(response(55), &["a"]);
     bench.attach(poll);
     bench.engine.drain();
-    bench.engine.drain_some(10);
+    bench.engine.drain_some(10, bench.now);
     assert_eq!(bench.written(held), "head 0\r\n\r\n");
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\nnothing";
     assert_eq!(bench.written(poll), answer);
-    assert_eq!(bench.engine.handle_flushed(held), Some(AfterHold::Close));
+    assert_eq!(
+        bench.engine.handle_flushed(held, bench.now),
+        Some(AfterHold::Close)
+    );
     let late = bench.open(stream(None), &[]);
     assert_eq!(bench.written(late), "head 0\r\n\r\n");
 }
@@ -527,7 +544,7 @@ fn a_drain_lets_go_of_no_more_than_it_is_told() {
     let mut bench = Bench::new();
     let keys: Vec<ConnectionKey> = (0..5).map(|_| bench.stream(&["a"])).collect();
     bench.engine.drain();
-    bench.engine.drain_some(2);
+    bench.engine.drain_some(2, bench.now);
     let ended = keys
         .into_iter()
         .filter(|key| bench.written(*key).ends_with("0\r\n\r\n"))
@@ -601,7 +618,7 @@ fn simulate(seed: u64) {
             }
             3 if !keys.is_empty() => {
                 let key = keys[random.below(keys.len())];
-                bench.engine.handle_gone(key);
+                bench.engine.handle_gone(key, bench.now);
                 models.remove(&key);
             }
             4..=6 => {

@@ -174,7 +174,7 @@ impl World {
                 self.news(key);
             }
             26..=31 => self.attach(),
-            32 => self.bench.engine.handle_gone(key),
+            32 => self.bench.engine.handle_gone(key, self.bench.now),
             33..=35 => self.bench.wait(1),
             36 => self.bench.engine.handle_recover(self.bench.now),
             37 => {
@@ -212,7 +212,7 @@ impl World {
                 let pending = outbox.pending_bytes();
                 outbox.consume(pending);
             }
-            self.bench.engine.handle_flushed(key);
+            self.bench.engine.handle_flushed(key, self.bench.now);
         }
     }
 
@@ -254,7 +254,7 @@ impl World {
         if self.random.below(2) == 0 {
             self.bench.engine.drain();
             self.open();
-            self.bench.engine.drain_some(1000);
+            self.bench.engine.drain_some(1000, self.bench.now);
             self.take_outputs();
             self.flush();
             while !self.attaching.is_empty() {
@@ -265,7 +265,7 @@ impl World {
             assert_eq!(self.bench.engine.len(), 0, "a drain leaves nobody");
         }
         for key in self.keys.clone() {
-            self.bench.engine.handle_gone(key);
+            self.bench.engine.handle_gone(key, self.bench.now);
         }
         self.take_outputs();
     }

@@ -1,0 +1,618 @@
+//! WebSockets: both sides talk, items come in between, and either side ends it.
+
+use grip::publish::WsMessageKind;
+use grip::websocket::event;
+use grip::websocket::extension::Extension;
+use grip::websocket::over_http::AnswerFields;
+use http::uri::PathAndQuery;
+
+use super::*;
+use crate::engine::websocket::{OriginStart, WebSocketStart};
+use crate::frames::{self, Decoder, Deflate, Input, Mask, Masking, Piece, Place, Rules};
+use crate::handshake::{Handshake, Offer, Shake};
+use crate::proxy::{ExchangeError, Trust};
+use crate::routes::Security;
+use crate::upstream::SendError;
+
+const KEY: Mask = Mask::Key([1, 2, 3, 4]);
+
+fn handshake(route: &str) -> Arc<Handshake> {
+    let routes = routes::parse(route).unwrap();
+    Arc::new(Handshake::new(Shake {
+        route: Arc::clone(&routes.all()[0]),
+        path: &PathAndQuery::from_static("/chat"),
+        headers: &HeaderMap::new(),
+        security: Security::Plain,
+        trust: Trust::Client,
+        offer: Offer::Grip,
+        tells_errors: true,
+    }))
+}
+
+fn fields(lines: &[(&'static str, &'static str)]) -> AnswerFields {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(*name, value.parse().unwrap());
+    }
+    AnswerFields::of(&headers)
+}
+
+/// GRIP with the usual prefix.
+fn grip() -> Option<Extension> {
+    let mut headers = HeaderMap::new();
+    headers.insert("sec-websocket-extensions", "grip".parse().unwrap());
+    Extension::accepted(&headers)
+}
+
+impl Bench {
+    fn websocket_as(
+        &mut self,
+        route: &str,
+        extension: Option<Extension>,
+        origin: OriginStart,
+    ) -> ConnectionKey {
+        let handshake = handshake(route);
+        let implicit = handshake.target().subscribe.clone();
+        let kind = HoldKind::WebSocket(Box::new(WebSocketStart {
+            head: Bytes::from_static(b"101 "),
+            handshake,
+            origin,
+            extension,
+            deflate: None::<Deflate>,
+        }));
+        let hold = Hold {
+            kind,
+            slots: Slot::all(&[], "", &implicit),
+            after: AfterHold::Close,
+            session: None,
+        };
+        let key = self.engine.open(hold, self.now);
+        if !implicit.is_empty() {
+            self.attach(key);
+        }
+        assert!(self.written(key).starts_with("101 "));
+        key
+    }
+
+    /// A WebSocket over HTTP with GRIP, whose origin has said this behind OPEN.
+    fn websocket(&mut self, events: &'static str) -> ConnectionKey {
+        let events = event::decode(&Bytes::from_static(events.as_bytes())).unwrap();
+        let origin = OriginStart::OverHttp {
+            fields: fields(&[]),
+            events,
+        };
+        let key = self.websocket_as("* a:1,over_http", grip(), origin);
+        self.outputs();
+        key
+    }
+
+    /// The same, attached to the channel `a`.
+    fn subscribed(&mut self) -> ConnectionKey {
+        let key = self.websocket("TEXT 24\r\nc:{\"type\":\"subscribe\",\"channel\":\"a\"}\r\n");
+        self.attach(key);
+        key
+    }
+
+    fn native(&mut self) -> ConnectionKey {
+        let key = self.websocket_as("* a:1", grip(), OriginStart::Native);
+        self.outputs();
+        key
+    }
+
+    fn sends(&mut self, key: ConnectionKey, frame: &Bytes) {
+        self.engine.handle_input(key, frame, self.now);
+    }
+
+    fn text(&mut self, key: ConnectionKey, text: &str) {
+        self.sends(
+            key,
+            &frames::message(WsMessageKind::Text, text.as_bytes(), KEY),
+        );
+    }
+
+    fn closes(&mut self, key: ConnectionKey, content: &[u8]) {
+        self.sends(key, &frames::close(content, KEY));
+    }
+
+    fn answer_with(&mut self, key: ConnectionKey, fields: AnswerFields, body: &'static str) {
+        let exchanged = Ok((fields, Bytes::from_static(body.as_bytes())));
+        self.engine.handle_exchanged(key, exchanged, self.now);
+    }
+
+    fn answer(&mut self, key: ConnectionKey, body: &'static str) {
+        self.answer_with(key, fields(&[]), body);
+    }
+
+    /// Has the origin asked, for its next answer.
+    fn refresh(&mut self, key: ConnectionKey) {
+        self.sends(key, &frames::message(WsMessageKind::Pong, b"", KEY));
+        self.outputs();
+    }
+
+    fn fail(&mut self, key: ConnectionKey, error: ExchangeError) {
+        self.engine.handle_exchanged(key, Err(error), self.now);
+    }
+
+    fn origin_sends(&mut self, key: ConnectionKey, frame: &Bytes) {
+        self.engine.handle_origin_input(key, frame, self.now);
+    }
+
+    /// The frames that wait for the client.
+    fn frames(&mut self, key: ConnectionKey) -> Vec<String> {
+        while self.engine.next_dirty().is_some() {}
+        let Some(outbox) = self.engine.outbox(key) else {
+            return Vec::new();
+        };
+        let bytes: Vec<u8> = std::iter::from_fn(|| outbox.pop()).flatten().collect();
+        let after = self.engine.handle_flushed(key, self.now);
+        let mut found = decoded(&bytes, Masking::Forbidden);
+        if after == Some(AfterHold::Close) {
+            found.push("end".to_owned());
+        }
+        found
+    }
+
+    /// The frames that wait for the origin.
+    fn origin_frames(&mut self, key: ConnectionKey) -> Vec<String> {
+        let Some(outbox) = self.engine.origin_outbox(key) else {
+            return Vec::new();
+        };
+        let bytes: Vec<u8> = std::iter::from_fn(|| outbox.pop()).flatten().collect();
+        self.engine.handle_origin_written(key);
+        decoded(&bytes, Masking::Required)
+    }
+}
+
+fn decoded(bytes: &[u8], masking: Masking) -> Vec<String> {
+    let rules = Rules {
+        masking,
+        deflate: None,
+    };
+    let mut decoder = Decoder::default();
+    let mut input = bytes;
+    let mut found = Vec::new();
+    while let Some(input) = decoder.decode(&mut input, rules).unwrap() {
+        found.push(match input {
+            Input::Piece(Piece { kind, place, bytes }) => {
+                let text = String::from_utf8_lossy(&bytes);
+                match place {
+                    Place::Whole => format!("{kind:?} {text}"),
+                    place => format!("{kind:?} {place:?} {text}"),
+                }
+            }
+            Input::Ping(content) => format!("Ping {}", String::from_utf8_lossy(&content)),
+            Input::Pong(content) => format!("Pong {}", String::from_utf8_lossy(&content)),
+            Input::Close(content) => match content.split_at_checked(2) {
+                None => "Close".to_owned(),
+                Some((code, reason)) => {
+                    let code = u16::from_be_bytes([code[0], code[1]]);
+                    let reason = String::from_utf8_lossy(reason);
+                    format!("Close {code} {reason}").trim_end().to_owned()
+                }
+            },
+        });
+    }
+    assert!(decoder.is_idle(), "whole frames only");
+    found
+}
+
+#[test]
+fn messages_go_to_the_origin_and_its_answers_to_the_client() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.text(key, "one");
+    assert_eq!(bench.outputs(), [r"exchange TEXT 3\r\none\r\n"]);
+    bench.text(key, "two");
+    bench.sends(key, &frames::message(WsMessageKind::Ping, b"p", KEY));
+    assert_eq!(bench.outputs(), [""; 0], "one request at a time");
+    bench.answer(key, "TEXT 5\r\nm:uno\r\nTEXT 4\r\nlost\r\nPONG\r\n");
+    assert_eq!(bench.frames(key), ["Text uno", "Pong "]);
+    assert_eq!(
+        bench.outputs(),
+        [r"exchange TEXT 3\r\ntwo\r\nPING 1\r\np\r\n"]
+    );
+    bench.check_count(|counters| &counters.websocket_dropped, 1);
+    bench.check_count(|counters| &counters.held_websockets, 1);
+}
+
+#[test]
+fn fragments_are_one_message_for_the_origin() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    for (place, text) in [
+        (Place::First, "a"),
+        (Place::Middle, "b"),
+        (Place::Last, "c"),
+    ] {
+        let piece = Piece {
+            kind: frames::MessageKind::Text,
+            place,
+            bytes: Bytes::from(text),
+        };
+        bench.sends(key, &frames::piece(&piece, KEY));
+        let ping = frames::message(WsMessageKind::Ping, b"", KEY);
+        bench.sends(key, &ping);
+    }
+    assert_eq!(bench.outputs(), [r"exchange PING\r\n"]);
+    bench.answer(key, "");
+    assert_eq!(
+        bench.outputs(),
+        [r"exchange PING\r\nTEXT 3\r\nabc\r\nPING\r\n"]
+    );
+}
+
+#[test]
+fn a_subscription_brings_items_until_it_ends() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("TEXT 24\r\nc:{\"type\":\"subscribe\",\"channel\":\"a\"}\r\n");
+    bench.publish("a", r#""ws-message":{"content":"early"}"#);
+    bench.attach(key);
+    bench.publish("a", r#""ws-message":{"content":"x"}"#);
+    bench.publish("a", r#""ws-message":{"content-bin":"eQ=="}"#);
+    bench.publish("a", r#""ws-message":{"type":"ping"}"#);
+    assert_eq!(bench.frames(key), ["Text x", "Binary y", "Ping "]);
+    bench.text(key, "stop");
+    bench.outputs();
+    bench.answer(
+        key,
+        "TEXT 26\r\nc:{\"type\":\"unsubscribe\",\"channel\":\"a\"}\r\n",
+    );
+    assert_eq!(bench.outputs(), ["detach a"]);
+    bench.publish("a", r#""ws-message":{"content":"late"}"#);
+    assert_eq!(bench.frames(key), [""; 0]);
+}
+
+#[test]
+fn a_channel_left_before_it_was_attached_is_detached() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("TEXT 24\r\nc:{\"type\":\"subscribe\",\"channel\":\"a\"}\r\nTEXT 26\r\nc:{\"type\":\"unsubscribe\",\"channel\":\"a\"}\r\n");
+    bench.attach(key);
+    assert_eq!(bench.outputs(), ["detach a"]);
+    let key = bench.websocket("TEXT 24\r\nc:{\"type\":\"subscribe\",\"channel\":\"a\"}\r\n");
+    bench.engine.handle_gone(key, bench.now);
+    assert_eq!(bench.outputs(), [r"exchange DISCONNECT\r\n"]);
+    bench.attach(key);
+    assert_eq!(bench.outputs(), ["detach a"]);
+}
+
+#[test]
+fn filters_and_metadata_work_as_for_streams() {
+    let mut bench = Bench::new();
+    let key = bench.websocket(concat!(
+        "TEXT 3c\r\nc:{\"type\":\"subscribe\",\"channel\":\"a\",\"filters\":[\"skip-self\"]}\r\n",
+        "TEXT 2f\r\nc:{\"type\":\"set-meta\",\"name\":\"user\",\"value\":\"u\"}\r\n"
+    ));
+    bench.attach(key);
+    bench.publish(
+        "a",
+        r#""meta":{"sender":"u"},"ws-message":{"content":"own"}"#,
+    );
+    bench.publish(
+        "a",
+        r#""meta":{"sender":"v"},"ws-message":{"content":"other"}"#,
+    );
+    assert_eq!(bench.frames(key), ["Text other"]);
+}
+
+#[test]
+fn a_client_that_closes_is_answered_with_the_origins_close() {
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.closes(key, b"\x03\xe8bye");
+    assert_eq!(
+        bench.outputs(),
+        ["detach a", r"exchange CLOSE 5\r\n\x03\xe8bye\r\n"]
+    );
+    bench.answer(key, "TEXT 6\r\nm:last\r\nCLOSE 4\r\n\x0f\u{21}ok\r\n");
+    assert_eq!(bench.frames(key), ["Text last", "Close 3873 ok", "end"]);
+    assert_eq!(bench.engine.len(), 0);
+    bench.check_count(|counters| &counters.held_websockets, 0);
+}
+
+#[test]
+fn an_origin_that_does_not_answer_a_close_ends_the_websocket_all_the_same() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.closes(key, b"\x03\xe8");
+    bench.outputs();
+    bench.answer(key, "");
+    assert_eq!(bench.frames(key), ["Close", "end"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn an_origin_that_closes_hears_the_clients_answer() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.text(key, "x");
+    bench.outputs();
+    bench.answer(key, "CLOSE 2\r\n\u{f}\u{21}\r\nTEXT 4\r\nm:no\r\n");
+    assert_eq!(bench.frames(key), ["Close 3873"]);
+    bench.text(key, "too late");
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.closes(key, b"\x03\xe8");
+    assert_eq!(bench.outputs(), [r"exchange CLOSE 2\r\n\x03\xe8\r\n"]);
+    assert_eq!(bench.frames(key), ["end"]);
+    assert_eq!(bench.engine.len(), 1, "the origin has not heard it yet");
+    bench.answer(key, "");
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn a_client_that_vanishes_is_told_to_the_origin() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.text(key, "x");
+    bench.outputs();
+    bench.engine.handle_gone(key, bench.now);
+    assert_eq!(bench.outputs(), [""; 0], "a request is under way");
+    bench.answer(key, "TEXT 3\r\nm:y\r\n");
+    assert_eq!(bench.outputs(), [r"exchange DISCONNECT\r\n"]);
+    bench.answer(key, "");
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_answer_a_close_is_cut_off() {
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.publish(
+        "a",
+        r#""ws-message":{"action":"close","code":4001,"reason":"go"}"#,
+    );
+    assert_eq!(bench.frames(key), ["Close 4001 go"]);
+    assert_eq!(bench.outputs(), ["detach a", r"exchange CLOSE\r\n"]);
+    bench.answer(key, "");
+    bench.publish("a", r#""ws-message":{"content":"late"}"#);
+    assert_eq!(bench.frames(key), [""; 0]);
+    bench.wait(9);
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.wait(2);
+    assert_eq!(bench.outputs(), ["drop client"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_is_closed_and_the_origin_told() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.sends(key, &frames::message(WsMessageKind::Text, b"x", Mask::None));
+    let frames = bench.frames(key);
+    assert!(frames[0].starts_with("Close 1002"), "{frames:?}");
+    assert_eq!(frames[1], "end");
+    assert_eq!(bench.outputs(), [r"exchange DISCONNECT\r\n"]);
+    bench.check_count(|counters| &counters.websocket_errors, 1);
+}
+
+#[test]
+fn a_message_that_no_request_can_carry_closes_the_websocket() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    let large = vec![b'x'; 200_001];
+    bench.sends(key, &frames::message(WsMessageKind::Text, &large, KEY));
+    assert_eq!(bench.frames(key), ["Close 1009 message too large", "end"]);
+}
+
+#[test]
+fn a_client_waits_while_much_waits_for_its_origin() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    let half = frames::message(WsMessageKind::Text, &vec![b'x'; 110_000], KEY);
+    bench.sends(key, &half);
+    let flow = bench.engine.handle_input(key, &half, bench.now);
+    assert_eq!(flow, Flow::Stopped);
+    bench.outputs();
+    bench.answer(key, "");
+    assert_eq!(bench.outputs()[..1], ["resume"]);
+}
+
+#[test]
+fn an_origin_that_fails_closes_the_websocket() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.text(key, "x");
+    bench.outputs();
+    bench.fail(key, SendError::Closed.into());
+    let frames = bench.frames(key);
+    assert!(frames[0].starts_with("Close 1011"), "{frames:?}");
+    bench.closes(key, b"");
+    assert_eq!(bench.outputs(), [""; 0], "it is not asked again");
+    assert_eq!(bench.frames(key), ["end"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn a_request_that_did_not_reach_the_origin_is_sent_again() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.text(key, "x");
+    let request = bench.outputs();
+    for seconds in [1, 2, 4, 8, 16] {
+        bench.fail(key, SendError::Connect("refused".to_owned()).into());
+        assert_eq!(bench.outputs(), [""; 0]);
+        bench.wait(seconds + 2);
+        assert_eq!(bench.outputs(), request, "after {seconds} s");
+    }
+    bench.fail(key, SendError::Connect("refused".to_owned()).into());
+    let frames = bench.frames(key);
+    assert!(frames[0].starts_with("Close 1014"), "{frames:?}");
+}
+
+#[test]
+fn a_detached_client_stays_and_is_answered_by_the_hub() {
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.text(key, "x");
+    bench.outputs();
+    bench.answer(key, "TEXT 13\r\nc:{\"type\":\"detach\"}\r\n");
+    assert_eq!(bench.outputs(), [r"exchange CLOSE\r\n"]);
+    bench.answer(key, "CLOSE\r\n");
+    bench.text(key, "nobody reads this");
+    bench.sends(key, &frames::message(WsMessageKind::Ping, b"p", KEY));
+    bench.publish("a", r#""ws-message":{"content":"item"}"#);
+    assert_eq!(bench.frames(key), ["Pong p", "Text item"]);
+    bench.closes(key, b"\x03\xe8");
+    assert_eq!(bench.frames(key), ["Close 1000", "end"]);
+    assert_eq!(bench.outputs(), ["detach a"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn delayed_messages_and_keep_alives_come_in_time() {
+    let mut bench = Bench::new();
+    let key = bench.websocket(concat!(
+        "TEXT 37\r\nc:{\"type\":\"send-delayed\",\"content\":\"later\",\"timeout\":5}\r\n",
+        "TEXT 3a\r\nc:{\"type\":\"keep-alive\",\"message-type\":\"ping\",\"content\":\"\"}\r\n"
+    ));
+    bench.wait(4);
+    assert_eq!(bench.frames(key), [""; 0]);
+    bench.wait(2);
+    assert_eq!(bench.frames(key), ["Text later"]);
+    bench.wait(50);
+    assert_eq!(bench.frames(key), [""; 0], "the message put it off");
+    bench.wait(6);
+    assert_eq!(bench.frames(key), ["Ping "]);
+}
+
+#[test]
+fn another_delayed_message_sends_the_first_at_once() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.refresh(key);
+    bench.answer(
+        key,
+        concat!(
+            "TEXT 2b\r\nc:{\"type\":\"send-delayed\",\"content\":\"first\"}\r\n",
+            "TEXT 2c\r\nc:{\"type\":\"send-delayed\",\"content\":\"second\"}\r\n"
+        ),
+    );
+    assert_eq!(bench.frames(key), ["Text first"]);
+    bench.text(key, "x");
+    bench.outputs();
+    bench.answer(key, "TEXT 1a\r\nc:{\"type\":\"flush-delayed\"}\r\n");
+    assert_eq!(bench.frames(key), ["Text second"]);
+    bench.wait(2);
+    assert_eq!(bench.frames(key), [""; 0], "once");
+}
+
+#[test]
+fn a_refresh_is_a_request_without_events() {
+    let mut bench = Bench::new();
+    bench.subscribed();
+    bench.publish("a", r#""ws-message":{"action":"refresh"}"#);
+    assert_eq!(bench.outputs(), ["exchange "]);
+}
+
+#[test]
+fn a_drain_closes_websockets() {
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.engine.drain();
+    bench.engine.drain_some(10, bench.now);
+    assert_eq!(bench.frames(key), ["Close 1001"]);
+    assert_eq!(bench.outputs(), ["detach a", r"exchange CLOSE\r\n"]);
+}
+
+fn piece(place: Place, text: &str) -> Bytes {
+    let piece = Piece {
+        kind: frames::MessageKind::Text,
+        place,
+        bytes: Bytes::copy_from_slice(text.as_bytes()),
+    };
+    frames::piece(&piece, Mask::None)
+}
+
+fn whole(text: &str) -> Bytes {
+    piece(Place::Whole, text)
+}
+
+#[test]
+fn a_native_origin_gets_and_gives_frames() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.text(key, "x");
+    bench.sends(key, &frames::message(WsMessageKind::Ping, b"p", KEY));
+    assert_eq!(bench.outputs(), ["write origin", "write origin"]);
+    assert_eq!(bench.origin_frames(key), ["Text x", "Ping p"]);
+    bench.origin_sends(key, &whole("c:{\"type\":\"subscribe\",\"channel\":\"a\"}"));
+    assert_eq!(bench.outputs(), ["attach a"]);
+    bench.origin_sends(key, &whole("m:hello"));
+    bench.origin_sends(key, &whole("dropped"));
+    bench.origin_sends(key, &frames::message(WsMessageKind::Pong, b"p", Mask::None));
+    assert_eq!(bench.frames(key), ["Text hello", "Pong p"]);
+}
+
+#[test]
+fn an_item_stands_behind_the_message_that_it_met() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.origin_sends(key, &whole("c:{\"type\":\"subscribe\",\"channel\":\"a\"}"));
+    bench.attach(key);
+    bench.origin_sends(key, &piece(Place::First, "m:he"));
+    bench.publish("a", r#""ws-message":{"content":"item"}"#);
+    bench.origin_sends(key, &piece(Place::Last, "llo"));
+    bench.publish("a", r#""ws-message":{"content":"next"}"#);
+    assert_eq!(
+        bench.frames(key),
+        ["Text First he", "Text Last llo", "Text item", "Text next"]
+    );
+}
+
+#[test]
+fn all_of_a_message_without_prefix_is_dropped() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.origin_sends(key, &piece(Place::First, "no prefix"));
+    bench.origin_sends(key, &piece(Place::Middle, "m:x"));
+    bench.origin_sends(key, &piece(Place::Last, "m:y"));
+    bench.origin_sends(key, &whole("m:z"));
+    assert_eq!(bench.frames(key), ["Text z"]);
+}
+
+#[test]
+fn closes_go_through_to_a_native_origin_and_back() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.closes(key, b"\x03\xe8bye");
+    bench.outputs();
+    assert_eq!(bench.origin_frames(key), ["Close 1000 bye"]);
+    assert_eq!(bench.frames(key), [""; 0]);
+    bench.origin_sends(key, &frames::close(b"\x03\xe9", Mask::None));
+    assert_eq!(bench.frames(key), ["Close 1001", "end"]);
+    assert_eq!(bench.outputs(), ["finish origin"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn a_native_origin_that_closes_hears_the_client() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.origin_sends(key, &frames::close(b"\x03\xe9", Mask::None));
+    assert_eq!(bench.frames(key), ["Close 1001"]);
+    bench.closes(key, b"\x03\xe9");
+    assert_eq!(bench.origin_frames(key), ["Close 1001"]);
+    assert_eq!(bench.frames(key), ["end"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn a_native_origin_that_is_lost_closes_the_websocket() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.engine.handle_origin_gone(key, bench.now);
+    let frames = bench.frames(key);
+    assert!(frames[0].starts_with("Close 1014"), "{frames:?}");
+    let other = bench.native();
+    bench.engine.handle_gone(other, bench.now);
+    assert_eq!(bench.outputs(), ["drop origin"]);
+}
+
+#[test]
+fn the_test_origin_sends_back_what_comes() {
+    let mut bench = Bench::new();
+    let channels = vec![ChannelName::new("test")];
+    let key = bench.websocket_as("* test", None, OriginStart::Test(channels));
+    assert_eq!(bench.outputs(), ["listen", "attach test"]);
+    bench.text(key, "x");
+    assert_eq!(bench.frames(key), ["Text x"]);
+}

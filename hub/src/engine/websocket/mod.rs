@@ -1,0 +1,582 @@
+//! WebSockets: what the client sends, what its origin says, and how either of them ends.
+//!
+//! Each is plain data. Bytes of the client become messages for the origin here; what the origin
+//! says becomes frames in the outbox, in which published items stand as well. The conversation with
+//! the origin is [`OverHttp`] or frames on a connection of its own; GRIP is the same on both.
+//!
+//! ```text
+//! Open ──client closes──▶ CloseReceived ──origin closes──▶ Ended ──flushed──▶ Gone
+//!   │                                                        ▲                  │
+//!   └──origin, item, error, drain──▶ CloseSent ──client──────┘      origin knows │
+//!   any ──client lost──▶ Gone ◀──────────────────────────────                   ▼
+//!                                                                           forgotten
+//! ```
+
+mod client;
+mod control;
+mod native;
+mod origin;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use grip::ChannelName;
+use grip::filter::Filter;
+use grip::publish::WsMessageKind;
+use grip::websocket::close::Close;
+use grip::websocket::event::Event;
+use grip::websocket::extension::Extension;
+use grip::websocket::over_http::{AnswerFields, OverHttp};
+
+use super::connections::{Care, Connection, Front, Lane, Phase};
+use super::{ENDING, Engine, Output, mark_dirty};
+use crate::frames::{self, Deflate, Mask};
+use crate::handshake::Handshake;
+use crate::mailbox::ConnectionKey;
+use crate::routes::{EventsPerRequest, WebSocketTransport};
+pub(super) use client::Incoming;
+use native::Native;
+
+/// Bytes waiting for a client from which on its origin is not asked for more.
+const MUCH: usize = 200_000;
+/// How long a client may take to answer a close frame.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// A WebSocket whose origin has accepted it.
+#[derive(Debug)]
+pub(crate) struct WebSocketStart {
+    /// The head of the answer as it goes on the wire; empty over HTTP/2.
+    pub(crate) head: Bytes,
+    pub(crate) handshake: Arc<Handshake>,
+    pub(crate) origin: OriginStart,
+    /// GRIP, if the origin speaks it.
+    pub(crate) extension: Option<Extension>,
+    /// How messages are compressed, if they are.
+    pub(crate) deflate: Option<Deflate>,
+}
+
+/// How the origin talks.
+#[derive(Debug)]
+pub(crate) enum OriginStart {
+    /// WebSocket-over-HTTP.
+    OverHttp {
+        fields: AnswerFields,
+        /// What the origin has said already, behind `OPEN`.
+        events: Vec<Event>,
+    },
+    /// A WebSocket.
+    Native,
+    /// The hub itself: it subscribes to these channels and sends back what comes.
+    Test(Vec<ChannelName>),
+}
+
+/// The cold part of a held WebSocket.
+#[derive(Debug)]
+pub(crate) struct WebSocket {
+    pub(super) handshake: Arc<Handshake>,
+    origin: Origin,
+    extension: Option<Extension>,
+    talk: Talk,
+    deflate: Option<Deflate>,
+    /// What came of the client's bytes so far; only if something is incomplete.
+    incoming: Option<Box<Incoming>>,
+    /// Whether the client is read from.
+    flow: Flow,
+    /// Channels that the broker is attaching, in the order in which it was asked.
+    pub(super) joining: Option<Box<VecDeque<Joining>>>,
+    /// A message that is sent later; GRIP `send-delayed`.
+    delayed: Option<Box<Delayed>>,
+    /// When a close frame must have been answered.
+    closes_at: Option<Instant>,
+    /// When the engine looks at this WebSocket next, if it has to.
+    reminded: Option<Instant>,
+    /// Bytes of the origin that wait for the client, at most; they don't make it a slow consumer.
+    relayed: usize,
+}
+
+/// Who is at the other side of the hub.
+#[derive(Debug)]
+enum Origin {
+    OverHttp(OverHttp),
+    /// The same, whose words count no more; GRIP `detach`.
+    Leaving(OverHttp),
+    Native(Box<Native>),
+    Test,
+    /// Nobody any more.
+    None,
+}
+
+/// How far client and hub are with each other; RFC 6455 §7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Talk {
+    Open,
+    /// The client has sent its close frame, and the origin has to answer.
+    CloseReceived,
+    /// The hub has sent its close frame, and the client has to answer.
+    CloseSent,
+    /// All is said; the connection ends once all is written.
+    Ended,
+    /// The connection is gone; the origin has to know.
+    Gone,
+}
+
+/// Whether a peer is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Going,
+    /// Too much waits for the other side. [`Output::Resume`] ends it.
+    Stopped,
+}
+
+/// A channel that the broker is attaching.
+#[derive(Debug)]
+pub(super) struct Joining {
+    /// Its full name.
+    pub(super) channel: ChannelName,
+    /// As the origin knows it.
+    pub(super) name: ChannelName,
+    pub(super) filters: Box<[Filter]>,
+    pub(super) want: Want,
+}
+
+/// Whether a channel is still wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    Still,
+    NoMore,
+}
+
+#[derive(Debug)]
+struct Delayed {
+    frame: Bytes,
+    at: Instant,
+}
+
+impl WebSocket {
+    fn new(start: WebSocketStart, now: Instant) -> (Self, Vec<Event>) {
+        let (origin, events) = match start.origin {
+            OriginStart::OverHttp { fields, events } => {
+                let per_request = match start.handshake.target().websocket {
+                    WebSocketTransport::OverHttp(events) => events,
+                    WebSocketTransport::Native => EventsPerRequest::All,
+                };
+                let over_http = OverHttp::new(per_request, &fields, now);
+                (Origin::OverHttp(over_http), events)
+            }
+            OriginStart::Native => (Origin::Native(Box::default()), Vec::new()),
+            OriginStart::Test(_) => (Origin::Test, Vec::new()),
+        };
+        let socket = Self {
+            handshake: start.handshake,
+            origin,
+            extension: start.extension,
+            talk: Talk::Open,
+            deflate: start.deflate,
+            incoming: None,
+            flow: Flow::Going,
+            joining: None,
+            delayed: None,
+            closes_at: None,
+            reminded: None,
+            relayed: 0,
+        };
+        (socket, events)
+    }
+
+    /// Whether published items are for it.
+    fn lane(&self) -> Lane {
+        match (&self.talk, &self.origin) {
+            (Talk::Open, Origin::Native(native)) if native.is_amid_message() => Lane::Busy,
+            (Talk::Open, _) => Lane::Free(self.deflate),
+            _ => Lane::Closed,
+        }
+    }
+
+    fn over_http(&mut self) -> Option<&mut OverHttp> {
+        match &mut self.origin {
+            Origin::OverHttp(over_http) | Origin::Leaving(over_http) => Some(over_http),
+            Origin::Native(_) | Origin::Test | Origin::None => None,
+        }
+    }
+
+    /// Whether nothing more has to be said to the origin, or heard from it.
+    fn origin_knows(&self) -> bool {
+        match &self.origin {
+            Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.is_over(),
+            Origin::Native(_) => false,
+            Origin::Test | Origin::None => true,
+        }
+    }
+
+    /// Bytes of the origin that may wait for the client beside items.
+    pub(super) fn allowance(&self) -> usize {
+        self.relayed
+    }
+
+    /// Why the hub closes. The client reads it only if the route tells.
+    fn reason(&self, code: u16, reason: &str) -> Close {
+        let is_told = self.handshake.tells_errors();
+        Close::new(code, if is_told { reason } else { "" })
+    }
+
+    /// Whether the client is still there.
+    pub(super) fn has_client(&self) -> bool {
+        self.talk != Talk::Gone
+    }
+
+    /// How messages are compressed, if they are.
+    pub(super) fn deflate(&self) -> Option<Deflate> {
+        self.deflate
+    }
+
+    /// The channels that the broker is attaching.
+    pub(super) fn joining_names(&self) -> Vec<ChannelName> {
+        let joining = self.joining.iter().flat_map(|joining| joining.iter());
+        joining.map(|joining| joining.channel.clone()).collect()
+    }
+
+    /// Channels that the broker is attaching.
+    fn joining(&self) -> usize {
+        self.joining.as_ref().map_or(0, |joining| joining.len())
+    }
+}
+
+impl Engine {
+    /// Writes the head, and does what the origin said with its acceptance.
+    pub(super) fn begin_websocket(
+        &mut self,
+        key: ConnectionKey,
+        mut start: Box<WebSocketStart>,
+        now: Instant,
+    ) {
+        let head = std::mem::take(&mut start.head);
+        let channels = match &mut start.origin {
+            OriginStart::Test(channels) => std::mem::take(channels),
+            OriginStart::OverHttp { .. } | OriginStart::Native => Vec::new(),
+        };
+        let (socket, events) = WebSocket::new(*start, now);
+        let (_, connection) = self.connections.live(key.index);
+        connection.outbox.push(head);
+        let front = Front {
+            lane: socket.lane(),
+            care: Care::AfterWrite,
+        };
+        connection.phase = Phase::WebSocket(front, Box::new(socket));
+        // Also over HTTP/2, where the head is somebody else's: that the hold has begun is told by
+        // its first write.
+        mark_dirty(&mut self.dirty, key, connection);
+        self.websockets += 1;
+        self.show_held();
+        self.outputs.push_back(Output::Listen(key));
+        for channel in channels {
+            self.join_channel(key, channel, Box::default());
+        }
+        self.hear_origin(key, events, now);
+        self.tend(key, now);
+    }
+
+    /// The WebSocket of a connection, with the connection's outbox.
+    fn websocket(&mut self, key: ConnectionKey) -> Option<&mut WebSocket> {
+        match &mut self.connections.get(key)?.phase {
+            Phase::WebSocket(_, socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn talk(&mut self, key: ConnectionKey) -> Option<Talk> {
+        Some(self.websocket(key)?.talk)
+    }
+
+    /// To be called after whatever changes how published items go.
+    fn refresh_lane(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get(key)
+            && let Phase::WebSocket(front, socket) = &mut connection.phase
+        {
+            front.lane = socket.lane();
+        }
+    }
+
+    /// Frames for the client, of whoever speaks; nothing once it was told the end.
+    pub(super) fn push_frames(&mut self, key: ConnectionKey, frames: Bytes, now: Instant) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        if let Phase::WebSocket(_, socket) = &connection.phase
+            && matches!(socket.talk, Talk::Open | Talk::CloseReceived)
+        {
+            connection.outbox.push(frames);
+            connection.restart_keep_alive(now);
+            mark_dirty(&mut self.dirty, key, connection);
+        }
+    }
+
+    /// A published or delayed message, which never stands within another.
+    pub(super) fn push_message(&mut self, key: ConnectionKey, frame: Bytes, now: Instant) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Phase::WebSocket(front, socket) = &mut connection.phase else {
+            return;
+        };
+        match (front.lane, &mut socket.origin) {
+            (Lane::Closed, _) => {}
+            (Lane::Busy, Origin::Native(native)) => {
+                // Bounded like an outbox, of which it is a part.
+                let pending = connection.outbox.pending_bytes() + native.waiting_bytes();
+                let limit = self.slow_consumer.max_pending_bytes + socket.relayed;
+                if pending + frame.len() > limit {
+                    return self.drop_slow(key);
+                }
+                native.wait(frame);
+            }
+            _ => {
+                let limit = self.slow_consumer.max_pending_bytes + socket.relayed;
+                if connection.outbox.pending_bytes() + frame.len() > limit {
+                    return self.drop_slow(key);
+                }
+                self.push_frames(key, frame, now);
+            }
+        }
+    }
+
+    /// Closes from the hub's side: the client gets this close frame, the origin a close without
+    /// code.
+    pub(super) fn close_websocket(
+        &mut self,
+        key: ConnectionKey,
+        close: Option<&Close>,
+        now: Instant,
+    ) {
+        if let Some(socket) = self.websocket(key) {
+            match &mut socket.origin {
+                Origin::OverHttp(over_http) => over_http.close(Bytes::new()),
+                Origin::Native(native) => native.close(&[]),
+                Origin::Leaving(_) | Origin::Test | Origin::None => {}
+            }
+            self.write_origin(key);
+            self.send_close(key, close, now);
+            self.tend(key, now);
+        }
+    }
+
+    /// Sends a close frame unless one was sent. If the client has sent its own, that is the end.
+    fn send_close(&mut self, key: ConnectionKey, close: Option<&Close>, now: Instant) {
+        let content = close.map(Close::content).unwrap_or_default();
+        self.flush_waiting(key, now);
+        let Some(talk) = self.talk(key) else {
+            return;
+        };
+        if matches!(talk, Talk::Open | Talk::CloseReceived) {
+            self.push_frames(key, frames::close(&content, Mask::None), now);
+        }
+        let Some(socket) = self.websocket(key) else {
+            return;
+        };
+        match talk {
+            Talk::Open => {
+                socket.talk = Talk::CloseSent;
+                socket.closes_at = Some(now + CLOSING);
+                self.stop_items(key);
+            }
+            Talk::CloseReceived => self.end_client(key, now),
+            Talk::CloseSent | Talk::Ended | Talk::Gone => {}
+        }
+    }
+
+    /// The client has nothing more to expect but what is in the outbox.
+    fn end_client(&mut self, key: ConnectionKey, now: Instant) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Phase::WebSocket(front, socket) = &mut connection.phase else {
+            return;
+        };
+        if matches!(socket.talk, Talk::Ended | Talk::Gone) {
+            return;
+        }
+        front.care = Care::AfterWrite;
+        socket.talk = Talk::Ended;
+        socket.closes_at = Some(now + ENDING);
+        mark_dirty(&mut self.dirty, key, connection);
+        self.stop_items(key);
+    }
+
+    /// No items, timers or keep-alives any more.
+    fn stop_items(&mut self, key: ConnectionKey) {
+        self.refresh_lane(key);
+        self.unsubscribe(key);
+        self.end_session(key);
+        if let Some(socket) = self.websocket(key) {
+            socket.delayed = None;
+        }
+        self.leave_joining(key);
+        self.drop_keep_alive(key);
+    }
+
+    fn drop_keep_alive(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        connection.deadline = None;
+        if let Some(rule) = connection.keep_alive.take() {
+            self.release(&rule);
+        }
+    }
+
+    /// Ends the client's connection at once, whatever it still has to get.
+    fn drop_client(&mut self, key: ConnectionKey, now: Instant) {
+        if self
+            .websocket(key)
+            .is_some_and(|socket| socket.has_client())
+        {
+            self.outputs.push_back(Output::DropClient(key));
+            self.client_is_gone(key, now);
+        }
+    }
+
+    /// The client is gone, whoever ended it: the origin is told unless it knows.
+    pub(super) fn client_is_gone(&mut self, key: ConnectionKey, now: Instant) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let Phase::WebSocket(_, socket) = &mut connection.phase else {
+            return;
+        };
+        if socket.talk == Talk::Gone {
+            return;
+        }
+        let was_told = socket.talk == Talk::Ended;
+        socket.talk = Talk::Gone;
+        socket.incoming = None;
+        socket.closes_at = None;
+        match &mut socket.origin {
+            Origin::OverHttp(over_http) if !was_told => over_http.vanish(),
+            Origin::OverHttp(_) | Origin::Leaving(_) => {}
+            Origin::Native(native) => {
+                let end = if was_told {
+                    native.finish(key)
+                } else {
+                    Output::DropOrigin(key)
+                };
+                socket.origin = Origin::None;
+                self.outputs.push_back(end);
+            }
+            Origin::Test | Origin::None => {}
+        }
+        connection.outbox = super::Outbox::default();
+        self.stop_items(key);
+        self.websockets -= 1;
+        self.show_held();
+        self.tend(key, now);
+    }
+
+    /// Asks the origin what there is to ask, takes care of times, and forgets what is over.
+    pub(super) fn tend(&mut self, key: ConnectionKey, now: Instant) {
+        self.ask_origin(key, now);
+        let Some(socket) = self.websocket(key) else {
+            return;
+        };
+        if socket.talk == Talk::CloseReceived && socket.origin_knows() {
+            // The origin heard the close and did not answer it.
+            self.send_close(key, None, now);
+        }
+        let Some(socket) = self.websocket(key) else {
+            return;
+        };
+        if matches!(socket.origin, Origin::Leaving(_)) && socket.origin_knows() {
+            socket.origin = Origin::None;
+        }
+        if socket.talk == Talk::Gone && socket.origin_knows() {
+            self.forget(key);
+            return;
+        }
+        let delayed = socket.delayed.as_ref().map(|delayed| delayed.at);
+        let origin = match &socket.origin {
+            Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.poll_timeout(),
+            Origin::Native(_) | Origin::Test | Origin::None => None,
+        };
+        let next = [delayed, origin, socket.closes_at]
+            .into_iter()
+            .flatten()
+            .min();
+        if let Some(next) = next
+            && socket.reminded.is_none_or(|reminded| reminded > next)
+        {
+            socket.reminded = Some(next);
+            self.beats.remind(key, next);
+        }
+    }
+
+    /// A reminder of [`Self::tend`] came.
+    pub(super) fn handle_chore(&mut self, key: ConnectionKey, now: Instant) {
+        let Some(socket) = self.websocket(key) else {
+            return;
+        };
+        socket.reminded = None;
+        if socket.closes_at.is_some_and(|at| at <= now) {
+            socket.closes_at = None;
+            return self.drop_client(key, now);
+        }
+        if socket
+            .delayed
+            .as_ref()
+            .is_some_and(|delayed| delayed.at <= now)
+        {
+            self.flush_delayed(key, now);
+        }
+        self.tend(key, now);
+    }
+
+    /// Some of what waits for the client is written, or all. Says whether its connection ends.
+    pub(super) fn websocket_written(&mut self, key: ConnectionKey, now: Instant) -> bool {
+        self.resume_origin(key);
+        let Some(connection) = self.connections.get(key) else {
+            return false;
+        };
+        let is_empty = connection.outbox.is_empty();
+        let Phase::WebSocket(front, socket) = &mut connection.phase else {
+            return false;
+        };
+        let is_over = is_empty && socket.talk == Talk::Ended;
+        if is_empty {
+            socket.relayed = 0;
+            front.care = Care::Never;
+        }
+        if is_over {
+            self.client_is_gone(key, now);
+        } else {
+            self.tend(key, now);
+        }
+        is_over
+    }
+
+    /// Ends a WebSocket that can't go on. The client reads why only if the route tells.
+    pub(super) fn fail_websocket(
+        &mut self,
+        key: ConnectionKey,
+        code: u16,
+        reason: &str,
+        now: Instant,
+    ) {
+        if let Some(socket) = self.websocket(key) {
+            let close = socket.reason(code, reason);
+            self.close_websocket(key, Some(&close), now);
+        }
+    }
+}
+
+impl Connection {
+    /// The message as a frame of this client's connection.
+    pub(super) fn frame(&self, kind: WsMessageKind, content: &[u8]) -> Bytes {
+        if matches!(kind, WsMessageKind::Text | WsMessageKind::Binary)
+            && let Phase::WebSocket(_, socket) = &self.phase
+            && let Some(deflate) = socket.deflate
+            && let Some(compressed) = deflate.compress(content)
+        {
+            return frames::deflated(kind, &compressed);
+        }
+        frames::message(kind, content, Mask::None)
+    }
+}
