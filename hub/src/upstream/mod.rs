@@ -135,7 +135,8 @@ where
     ///
     /// Of the request's URI only path and query are sent; the `Host` field is sent as it is, and
     /// none is added. A request that found its pooled connection closed before it was sent goes out
-    /// again on another one; nothing else is repeated.
+    /// again on another one; nothing else is repeated. With an answer 101, the connection is for
+    /// the caller alone, who gets it by [`hyper::upgrade::on`].
     ///
     /// Cancel safe: dropped, it ends the request.
     ///

@@ -78,6 +78,12 @@ async fn a_connection_is_used_again_for_the_same_endpoint_only() {
 }
 
 #[tokio::test]
+async fn an_upgraded_connection_is_given_away() {
+    let server = Server::start(OK).await;
+    check_upgrade(&upstream(), &server.endpoint()).await;
+}
+
+#[tokio::test]
 async fn five_hundred_fields_are_readable() {
     let fields = "a: b\r\n".repeat(511);
     let server = Server::start(OK.replace("\r\n\r\n", &format!("\r\n{fields}\r\n"))).await;

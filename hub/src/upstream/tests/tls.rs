@@ -283,6 +283,15 @@ async fn a_connection_with_tls_is_used_again_too() {
 }
 
 #[tokio::test]
+async fn an_upgraded_connection_with_tls_is_given_away_too() {
+    let ca = Ca::new();
+    for version in [&TLS12, &TLS13] {
+        let port = start(&ca, &["origin.test"], Clients::Anybody, version).await;
+        check_upgrade(&ca.upstream(), &endpoint(port, rules("origin.test"))).await;
+    }
+}
+
+#[tokio::test]
 async fn an_https_address_means_a_certificate_for_its_host() {
     let ca = Ca::new();
     let port = start(&ca, &["localhost"], Clients::Anybody, &TLS13).await;
