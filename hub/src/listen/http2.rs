@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use grip::instruct::Status;
-use http::header::{CONTENT_LENGTH, COOKIE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::mpsc;
@@ -25,6 +26,7 @@ use crate::errand::Again;
 use crate::life::draining;
 use crate::pipe::{Pipe, PipeEvent, Verdict, Wait};
 use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, ResponseBody, respond};
+use crate::wire::{Wire, WireEvent};
 
 /// Requests that one connection may have at a time.
 const MAX_STREAMS: u32 = 1000;
@@ -52,6 +54,7 @@ struct Service {
     peer: SocketAddr,
     handovers: mpsc::UnboundedSender<Handover>,
     pipe_events: mpsc::UnboundedSender<PipeEvent>,
+    wire_events: mpsc::UnboundedSender<WireEvent>,
 }
 
 impl Connection {
@@ -61,6 +64,8 @@ impl Connection {
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
             .auto_date_header(false)
+            // For WebSockets; RFC 8441 §3.
+            .enable_connect_protocol()
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .timer(TokioTimer::new())
@@ -70,6 +75,7 @@ impl Connection {
             peer: self.peer,
             handovers: self.handovers,
             pipe_events: self.pipe_events,
+            wire_events: self.wire_events,
         };
         let service = service_fn(move |request| Box::pin(service.clone().answer(request)));
         let io = ClientIo::new(self.stream, self.input, Rc::new(Gate::open()));
@@ -90,8 +96,10 @@ impl Connection {
 impl Service {
     async fn answer(
         self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Infallible> {
+        let is_connect = *request.method() == Method::CONNECT;
+        let tunnel = is_connect.then(|| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
         join_cookies(&mut head.headers);
         let method = head.method.clone();
@@ -103,9 +111,14 @@ impl Service {
         });
         loop {
             let hold = match self.proxy.handle(request).await {
-                Outcome::Response(response) => return Ok(without_body(response, &method)),
+                Outcome::Response(response) => {
+                    return Ok(without_body(without_tunnel(response, &method), &method));
+                }
                 Outcome::Hold(hold) => hold,
             };
+            if hold.is_websocket() {
+                return Ok(self.hold_websocket(hold, tunnel).await);
+            }
             match self.hold(hold).await {
                 Ok(response) => return Ok(without_body(response, &method)),
                 Err(again) => request = again,
@@ -147,6 +160,32 @@ impl Service {
         }
     }
 
+    /// Waits until the shard begins a WebSocket, whose bytes then go between shard and stream.
+    async fn hold_websocket(
+        &self,
+        mut held: Box<Held>,
+        tunnel: Option<OnUpgrade>,
+    ) -> Response<ResponseBody> {
+        let (Some(head), Some(tunnel)) = (held.head.take(), tunnel) else {
+            return unavailable();
+        };
+        let (wire, carrier) = Wire::new(self.wire_events.clone());
+        let begun = Rc::clone(&wire);
+        // Fails only when the shard is gone, and the connection with it.
+        let _ = self.handovers.send(Handover::Http2WebSocket { wire, held });
+        if begun.begun().await.is_err() {
+            return unavailable();
+        }
+        tokio::task::spawn_local(async move {
+            // There once hyper has sent the head. If that fails, the carrier is dropped and tells.
+            match tunnel.await {
+                Ok(io) => carrier.carry(TokioIo::new(io)).await,
+                Err(error) => tracing::debug!(%error, "client connection failed"),
+            }
+        });
+        respond(head.status, head.headers, ResponseBody::full(Bytes::new()))
+    }
+
     fn again(&self, original: Option<Original>, again: Again) -> Option<ClientRequest> {
         let (head, body) = original?.request()?.into_parts();
         Some(ClientRequest {
@@ -186,6 +225,21 @@ fn without_body(mut response: Response<ResponseBody>, method: &Method) -> Respon
     }
     *response.body_mut() = ResponseBody::full(Bytes::new());
     response
+}
+
+/// Refuses a `CONNECT` whose origin says success but has opened nothing: the client would take it
+/// for an open WebSocket, RFC 8441 §5, whose frames are the body.
+fn without_tunnel(response: Response<ResponseBody>, method: &Method) -> Response<ResponseBody> {
+    if *method != Method::CONNECT || !response.status().is_success() {
+        return response;
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    respond(
+        Status::new(StatusCode::BAD_GATEWAY),
+        headers,
+        ResponseBody::full(Bytes::from_static(b"Error while proxying to origin.\n")),
+    )
 }
 
 /// The shard is gone, or has no room.

@@ -3,7 +3,7 @@
 //! HTTP/1 and HTTP/2 come on the same port; the first bytes tell. A response that asks for a hold
 //! is not answered by hyper: over HTTP/1 the connection is taken away from hyper once everything
 //! before it is written, and handed to the shard, which writes the head itself; over HTTP/2, the
-//! stream stays with hyper and gets its content from the shard. TLS belongs in a file beside `http1`.
+//! stream stays with hyper, and the shard gives and gets its content. TLS belongs in a file beside `http1`.
 
 mod http1;
 mod http2;
@@ -20,7 +20,7 @@ use crate::errand::Again;
 use crate::life::{Life, draining};
 use crate::pipe::{Pipe, PipeEvent, Wait};
 use crate::proxy::{Held, Proxy};
-use crate::wire::Wire;
+use crate::wire::{Wire, WireEvent};
 
 /// How long a client may take for a request's head, and an open connection be without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -57,6 +57,7 @@ pub(crate) struct Connection {
     pub(crate) proxy: Rc<Proxy>,
     pub(crate) handovers: mpsc::UnboundedSender<Handover>,
     pub(crate) pipe_events: mpsc::UnboundedSender<PipeEvent>,
+    pub(crate) wire_events: mpsc::UnboundedSender<WireEvent>,
     pub(crate) life: watch::Receiver<Life>,
 }
 

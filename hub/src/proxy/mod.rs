@@ -38,7 +38,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::dressing::Dressing;
-use crate::engine::{AfterHold, Hold};
+use crate::engine::{AfterHold, Hold, HoldKind};
 use crate::errand::{Again, Behalf, Way};
 use crate::routes::{Lookup, Protocol, Route, Routes, Security, Setting};
 use crate::upstream::{TlsConfig, Upstream};
@@ -124,6 +124,12 @@ pub(crate) struct Held {
     /// Of a WebSocket whose origin has to know when its client goes: dropped, it tells. Whoever
     /// takes the hold over and tells the origin by itself [forgets](Farewell::forget) it.
     pub(crate) farewell: Option<Farewell>,
+}
+
+impl Held {
+    pub(crate) fn is_websocket(&self) -> bool {
+        matches!(self.hold.kind, HoldKind::WebSocket(_))
+    }
 }
 
 /// What is needed of a request after it is gone.

@@ -326,6 +326,7 @@ impl Shard {
             proxy: Rc::clone(&self.proxy),
             handovers: self.handover_sender.clone(),
             pipe_events: self.pipe_event_sender.clone(),
+            wire_events: self.wire_event_sender.clone(),
             life: self.life.clone(),
         }
     }
