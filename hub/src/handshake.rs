@@ -202,24 +202,21 @@ fn pack(path: &PathAndQuery, headers: &HeaderMap) -> Box<[u8]> {
 
 fn push_name(bytes: &mut Vec<u8>, name: &HeaderName) {
     let known = NAMES.iter().position(|known| known == name);
-    match known.and_then(|index| u8::try_from(index + 1).ok()) {
-        Some(code) => bytes.push(code),
-        None => {
-            bytes.push(0);
-            push(bytes, name.as_str().as_bytes());
-        }
+    if let Some(code) = known.and_then(|index| u8::try_from(index + 1).ok()) {
+        bytes.push(code);
+    } else {
+        bytes.push(0);
+        push(bytes, name.as_str().as_bytes());
     }
 }
 
 fn take_name(bytes: &[u8]) -> Option<(HeaderName, &[u8])> {
     let (code, rest) = bytes.split_first()?;
-    match usize::from(*code).checked_sub(1) {
-        Some(index) => Some((NAMES.get(index)?.clone(), rest)),
-        None => {
-            let (name, rest) = take(rest)?;
-            Some((HeaderName::from_bytes(name).ok()?, rest))
-        }
+    if let Some(index) = usize::from(*code).checked_sub(1) {
+        return Some((NAMES.get(index)?.clone(), rest));
     }
+    let (name, rest) = take(rest)?;
+    Some((HeaderName::from_bytes(name).ok()?, rest))
 }
 
 /// Appends the length of a part and the part. Of the length, each byte has seven bits, the lowest
@@ -302,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_was_packed_comes_out_again_in_its_order() {
-        let long = [b'x'; 20_000];
+        let long = vec![b'x'; 20_000];
         check_kept(&[]);
         check_kept(&[("host", b"a:1"), ("cookie", b""), ("x-private", b"\xff\t")]);
         check_kept(&[("x", b"1"), ("y", b"2"), ("x", b"3"), ("priority", b"4")]);

@@ -63,7 +63,7 @@ pub struct Config {
     /// Whether answers of all routes are opened to pages of other origins.
     pub auto_cross_origin: bool,
     /// Whether messages to WebSockets of all routes are compressed; RFC 7692.
-    pub websocket_compression: bool,
+    pub websocket_compression: Compression,
     /// Whether clients may name the route of their request; `Pushpin-Route`.
     pub accept_pushpin_route: bool,
     /// The hub's name in `CDN-Loop`; RFC 8586.
@@ -150,6 +150,15 @@ pub struct Limits {
     pub publish_bytes: usize,
     /// Bounds on instructions and publishes.
     pub grip: grip::Limits,
+}
+
+/// Whether messages of WebSockets are compressed for clients that can; RFC 7692.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// They are not.
+    Off,
+    /// They are.
+    On,
 }
 
 /// How to purge the edge.
@@ -296,7 +305,10 @@ impl Checker<'_> {
             },
             origin_tls: origin_tls?,
             auto_cross_origin: raw.auto_cross_origin.unwrap_or(false),
-            websocket_compression: raw.websocket_compression.unwrap_or(false),
+            websocket_compression: match raw.websocket_compression {
+                Some(true) => Compression::On,
+                Some(false) | None => Compression::Off,
+            },
             accept_pushpin_route: raw.accept_pushpin_route.unwrap_or(false),
             cdn_loop: present(cdn_loop)?,
             orig_headers_need_mark: orig_headers_need_mark?,

@@ -46,11 +46,11 @@ impl<'a> Word<'a> {
         match self {
             Self::Stream(HttpStream::Send {
                 content_filters, ..
-            }) => content_filters.as_deref(),
-            Self::Response(HttpResponse::Send(message)) => message.content_filters.as_deref(),
-            Self::Message(WsMessage::Send {
+            })
+            | Self::Message(WsMessage::Send {
                 content_filters, ..
             }) => content_filters.as_deref(),
+            Self::Response(HttpResponse::Send(message)) => message.content_filters.as_deref(),
             _ => None,
         }
     }

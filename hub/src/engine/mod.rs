@@ -263,7 +263,7 @@ impl Engine {
                     self.retry(key, Comparison::Never);
                 }
             }
-            HoldKind::WebSocket(start) => self.begin_websocket(key, start, now),
+            HoldKind::WebSocket(start) => self.begin_websocket(key, *start, now),
         }
         if self.draining.is_some() {
             self.let_go(key);

@@ -422,12 +422,11 @@ mod tests {
     fn frame(first: u8, payload: &[u8], rules: Rules) -> Vec<u8> {
         let length = payload.len();
         let mut bytes = vec![first];
-        match u8::try_from(length) {
-            Ok(length @ 0..=125) => bytes.push(length),
-            _ => {
-                bytes.push(126);
-                bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
-            }
+        if length <= 125 {
+            bytes.push(u8::try_from(length).unwrap());
+        } else {
+            bytes.push(126);
+            bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
         }
         if rules.masking == Masking::Required {
             bytes[1] |= 0x80;

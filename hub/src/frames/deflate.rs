@@ -66,8 +66,12 @@ impl Deflate {
             }
             seen.push(name);
             match (name, value) {
-                ("server_no_context_takeover" | "client_no_context_takeover", None)
-                | ("client_max_window_bits", None) => {}
+                (
+                    "server_no_context_takeover"
+                    | "client_no_context_takeover"
+                    | "client_max_window_bits",
+                    None,
+                ) => {}
                 // Any window of the client's can be read.
                 ("client_max_window_bits", Some(value)) => drop(bits(value)?),
                 ("server_max_window_bits", Some(value)) => window_bits = Some(bits(value)?),
@@ -75,12 +79,12 @@ impl Deflate {
             }
         }
         let deflate = Self::with_window_bits(window_bits.unwrap_or(LARGEST_WINDOW))?;
-        let mut answer = String::from(
-            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        let window = window_bits.map_or_else(String::new, |bits| {
+            format!("; server_max_window_bits={bits}")
+        });
+        let answer = format!(
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover{window}"
         );
-        if let Some(bits) = window_bits {
-            answer.push_str(&format!("; server_max_window_bits={bits}"));
-        }
         Some((deflate, HeaderValue::from_str(&answer).ok()?))
     }
 

@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn large_messages_are_split() {
-        let bytes = split(WsMessageKind::Text, &[b'x'; PIECE + 1]);
+        let bytes = split(WsMessageKind::Text, &vec![b'x'; PIECE + 1]);
         assert_eq!(bytes[..4], b"\x01\x7e\x40\x00"[..]);
         assert_eq!(bytes[bytes.len() - 3..], b"\x80\x01x"[..]);
         assert_eq!(split(WsMessageKind::Text, b"x"), &b"\x81\x01x"[..]);

@@ -166,7 +166,7 @@ impl Service {
         mut held: Box<Held>,
         tunnel: Option<OnUpgrade>,
     ) -> Response<ResponseBody> {
-        let (Some(head), Some(tunnel)) = (held.head.take(), tunnel) else {
+        let (Some(answer), Some(tunnel)) = (held.head.take(), tunnel) else {
             return unavailable();
         };
         let (wire, carrier) = Wire::new(self.wire_events.clone());
@@ -183,7 +183,11 @@ impl Service {
                 Err(error) => tracing::debug!(%error, "client connection failed"),
             }
         });
-        respond(head.status, head.headers, ResponseBody::full(Bytes::new()))
+        respond(
+            answer.status,
+            answer.headers,
+            ResponseBody::full(Bytes::new()),
+        )
     }
 
     fn again(&self, original: Option<Original>, again: Again) -> Option<ClientRequest> {

@@ -370,12 +370,17 @@ impl OverHttp {
     /// What an answer means for the end.
     fn go_on(&mut self, in_flight: &InFlight, last: Option<&Event>) {
         let has_close = in_flight.close.is_some();
+        let is_over = match (self.state, last) {
+            (_, Some(Event::Disconnect))
+            | (State::Closed | State::Vanished, Some(Event::Close(_))) => true,
+            (State::Answering, _) => has_close,
+            (State::Vanished, _) => in_flight.is_farewell(),
+            // Whoever wants to be asked may answer the close later.
+            (State::Closed, _) => self.interval == Interval::Off,
+            _ => false,
+        };
         match (self.state, last) {
-            (_, Some(Event::Disconnect)) => self.end(),
-            (State::Answering, _) if has_close => self.end(),
-            (State::Vanished, _) if in_flight.is_farewell() => self.end(),
-            (State::Closed, Some(Event::Close(_))) => self.end(),
-            (State::Closed, _) if self.interval == Interval::Off => self.end(),
+            _ if is_over => self.end(),
             (State::Open, Some(Event::Close(_))) => {
                 self.state = State::OriginClosed;
                 self.queue = None;
@@ -384,7 +389,6 @@ impl OverHttp {
             (State::Closing, Some(Event::Close(_))) => {
                 self.state = State::Answering;
             }
-            (State::Vanished, Some(Event::Close(_))) => self.end(),
             _ => {}
         }
     }

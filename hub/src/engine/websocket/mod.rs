@@ -85,6 +85,10 @@ pub(crate) struct WebSocket {
     /// Whether the client is read from.
     flow: Flow,
     /// Channels that the broker is attaching, in the order in which it was asked.
+    #[expect(
+        clippy::box_collection,
+        reason = "idle connections pay for a pointer, not for a queue"
+    )]
     pub(super) joining: Option<Box<VecDeque<Joining>>>,
     /// A message that is sent later; GRIP `send-delayed`.
     delayed: Option<Box<Delayed>>,
@@ -248,7 +252,7 @@ impl Engine {
     pub(super) fn begin_websocket(
         &mut self,
         key: ConnectionKey,
-        mut start: Box<WebSocketStart>,
+        mut start: WebSocketStart,
         now: Instant,
     ) {
         let head = std::mem::take(&mut start.head);
@@ -256,7 +260,7 @@ impl Engine {
             OriginStart::Test(channels) => std::mem::take(channels),
             OriginStart::OverHttp { .. } | OriginStart::Native => Vec::new(),
         };
-        let (socket, events) = WebSocket::new(*start, now);
+        let (socket, events) = WebSocket::new(start, now);
         let (_, connection) = self.connections.live(key.index);
         connection.outbox.push(head);
         let front = Front {
@@ -453,7 +457,6 @@ impl Engine {
         socket.closes_at = None;
         match &mut socket.origin {
             Origin::OverHttp(over_http) if !was_told => over_http.vanish(),
-            Origin::OverHttp(_) | Origin::Leaving(_) => {}
             Origin::Native(native) => {
                 let end = if was_told {
                     native.finish(key)
@@ -463,7 +466,7 @@ impl Engine {
                 socket.origin = Origin::None;
                 self.outputs.push_back(end);
             }
-            Origin::Test | Origin::None => {}
+            Origin::OverHttp(_) | Origin::Leaving(_) | Origin::Test | Origin::None => {}
         }
         connection.outbox = super::Outbox::default();
         self.stop_items(key);

@@ -32,6 +32,7 @@ use super::{
     Admission, Candour, ClientRequest, Held, Manner, Outcome, Proxy, response, root, test_origin,
     unix_now,
 };
+use crate::config::Compression;
 use crate::engine::websocket::{OriginStart, WebSocketStart};
 use crate::engine::{AfterHold, Hold, HoldKind, Slot};
 use crate::frames::Deflate;
@@ -201,7 +202,8 @@ impl Proxy {
     }
 
     fn deflate(&self, route: &Route, headers: &HeaderMap) -> Option<(Deflate, HeaderValue)> {
-        let is_on = self.config.websocket_compression || route.compression == Setting::On;
+        let is_on = self.config.websocket_compression == Compression::On
+            || route.compression == Setting::On;
         if is_on {
             Deflate::negotiate(headers)
         } else {
