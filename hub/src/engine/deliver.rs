@@ -310,10 +310,7 @@ impl Engine {
                     self.push_message(key, frame, now);
                 }
             }
-            WsMessage::Close { code, reason } => {
-                let close = code.map(|code| Close::new(code, reason));
-                self.close_websocket(key, close.as_ref(), now);
-            }
+            WsMessage::Close(close) => self.close_websocket(key, close.as_ref(), now),
             WsMessage::Refresh => self.refresh_origin(key, now),
             WsMessage::Hint => {}
         }

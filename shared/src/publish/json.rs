@@ -19,6 +19,8 @@ use crate::fields::{self, GRIP_EXPOSE_HEADERS};
 use crate::instruct::Status;
 use crate::json::{Headers, Object, ShapeError, decode_base64_leniently};
 use crate::value;
+use crate::websocket::close::{self, Close, MAX_REASON};
+use crate::websocket::message::{Message, MessageError};
 
 /// Why nothing of a publish request was published.
 ///
@@ -35,6 +37,9 @@ pub enum PublishError {
     /// The body or an item is not of the right shape.
     #[error("Invalid format: {0}")]
     Shape(#[from] ShapeError),
+    /// No WebSocket client would accept the message.
+    #[error("Invalid format: 'ws-message' {0}")]
+    Message(#[from] MessageError),
     /// An item has no format for any transport.
     #[error("Invalid format: no formats specified")]
     NoFormats,
@@ -300,15 +305,12 @@ fn ws_message(format: Object<'_>) -> Result<WsMessage, PublishError> {
     Ok(match action(format)? {
         Action::Send => ws_send(format)?,
         Action::Hint => WsMessage::Hint,
-        Action::Close => WsMessage::Close {
-            code: close_code(format)?,
-            reason: format.string("reason")?.unwrap_or_default().to_owned(),
-        },
+        Action::Close => WsMessage::Close(ws_close(format)?),
         Action::Refresh => WsMessage::Refresh,
     })
 }
 
-fn ws_send(format: Object<'_>) -> Result<WsMessage, ShapeError> {
+fn ws_send(format: Object<'_>) -> Result<WsMessage, PublishError> {
     let kind = ws_kind(format)?;
     let content_filters = content_filters(format)?;
     let content = content(format)?;
@@ -320,15 +322,16 @@ fn ws_send(format: Object<'_>) -> Result<WsMessage, ShapeError> {
         (Some(content), _) => content.into_bytes(),
         (None, WsMessageKind::Ping | WsMessageKind::Pong) => Bytes::new(),
         (None, WsMessageKind::Text | WsMessageKind::Binary) => {
-            return Err(ShapeError::Missing {
+            return Err(PublishError::Shape(ShapeError::Missing {
                 of: format.name,
                 member: "content' or 'content-bin",
-            });
+            }));
         }
     };
+    let message = Message::new(kind, content)?;
     Ok(WsMessage::Send {
-        kind,
-        content,
+        kind: message.kind,
+        content: message.content,
         content_filters,
     })
 }
@@ -349,12 +352,22 @@ fn ws_kind(format: Object<'_>) -> Result<Option<WsMessageKind>, ShapeError> {
     }))
 }
 
-fn close_code(format: Object<'_>) -> Result<Option<u16>, ShapeError> {
-    let Some(code) = format.integer("code")? else {
+/// How to close. Without a code, as without one in the frame, there is no reason; libraries write 0
+/// for none.
+fn ws_close(format: Object<'_>) -> Result<Option<Close>, ShapeError> {
+    let code = format.integer("code")?.filter(|code| *code != 0);
+    let reason = format.string("reason")?.unwrap_or_default();
+    if reason.len() > MAX_REASON {
+        return Err(format.invalid_value("reason"));
+    }
+    let Some(code) = code else {
         return Ok(None);
     };
-    let code = u16::try_from(code).map_err(|_| format.invalid_value("code"))?;
-    Ok(Some(code))
+    let code = u16::try_from(code)
+        .ok()
+        .filter(|code| close::may_be_sent(*code))
+        .ok_or_else(|| format.invalid_value("code"))?;
+    Ok(Some(Close::new(code, reason)))
 }
 
 enum Content<'a> {
@@ -458,10 +471,7 @@ mod tests {
         let item = one(
             r#"{"ws-message": {"action": "close", "code": 4001, "reason": "bye"}, "channel": "c"}"#,
         );
-        let close = WsMessage::Close {
-            code: Some(4001),
-            reason: "bye".to_owned(),
-        };
+        let close = WsMessage::Close(Some(Close::new(4001, "bye")));
         assert_eq!(item.ws_message, Some(close));
         let item = one(r#"{"http-response": {"action": "hint"}, "channel": "chan"}"#);
         assert_eq!(item.http_response, Some(HttpResponse::Hint));
@@ -797,12 +807,40 @@ mod tests {
         for (members, text) in [
             (r#""code":-1"#, "@ contains 'code' with invalid value"),
             (r#""code":65536"#, "@ contains 'code' with invalid value"),
+            // Such a close frame is an error to its reader.
+            (r#""code":1006"#, "@ contains 'code' with invalid value"),
+            (r#""code":999"#, "@ contains 'code' with invalid value"),
             (r#""code":[]"#, "@ contains 'code' with wrong type"),
             (r#""code":"x""#, "@ contains 'code' with wrong type"),
             (r#""reason":1"#, "@ contains 'reason' with wrong type"),
         ] {
             let content = format!(r#"{{"action":"close",{members}}}"#);
             check_format_error("ws-message", &content, text);
+        }
+        let long = format!(r#"{{"action":"close","reason":"{}"}}"#, "x".repeat(124));
+        let text = "@ contains 'reason' with invalid value";
+        check_format_error("ws-message", &long, text);
+    }
+
+    #[test]
+    fn messages_that_no_client_would_accept_are_refused() {
+        let text = r#"{"type":"text","content-bin":"/w=="}"#;
+        check_format_error("ws-message", text, "@ text is not UTF-8");
+        let ping = format!(r#"{{"type":"ping","content":"{}"}}"#, "x".repeat(126));
+        check_format_error(
+            "ws-message",
+            &ping,
+            "@ a ping or pong has 126 bytes, at most 125 are allowed",
+        );
+    }
+
+    #[test]
+    fn a_close_without_code_has_no_reason() {
+        for members in ["", r#","code":0"#, r#","code":"0","reason":"r""#] {
+            let item = one(&format!(
+                r#"{{"channel":"c","ws-message":{{"action":"close"{members}}}}}"#
+            ));
+            assert_eq!(item.ws_message, Some(WsMessage::Close(None)), "{members}");
         }
     }
 
@@ -913,13 +951,7 @@ mod tests {
         for (action, expected) in [
             (r#""hint""#, WsMessage::Hint),
             (r#""refresh","code":[],"type":"x""#, WsMessage::Refresh),
-            (
-                r#""close","content":1"#,
-                WsMessage::Close {
-                    code: None,
-                    reason: String::new(),
-                },
-            ),
+            (r#""close","content":1"#, WsMessage::Close(None)),
         ] {
             let item = one(&format!(
                 r#"{{"channel":"c","ws-message":{{"action":{action}}}}}"#

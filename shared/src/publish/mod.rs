@@ -12,6 +12,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use crate::channel::{ChannelName, ItemId};
 use crate::instruct::Status;
+use crate::websocket::close::Close;
 
 pub use crate::json::ShapeError;
 pub use json::{PublishError, parse};
@@ -132,13 +133,8 @@ pub enum WsMessage {
     },
     /// Accepted, does nothing.
     Hint,
-    /// Closes the WebSocket.
-    Close {
-        /// The close code; absent: a close frame without one.
-        code: Option<u16>,
-        /// The close reason.
-        reason: String,
-    },
+    /// Closes the WebSocket; absent: with a close frame without code.
+    Close(Option<Close>),
     /// Makes a WebSocket-over-HTTP request.
     Refresh,
 }

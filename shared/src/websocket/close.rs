@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// Bytes of a reason, so that a close frame's content stays within 125; RFC 6455 §5.5.
-const MAX_REASON: usize = 123;
+pub const MAX_REASON: usize = 123;
 
 /// A close code with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
