@@ -58,3 +58,8 @@ async fn publishing() {
 async fn proxying() {
     check("proxying").await;
 }
+
+#[tokio::test]
+async fn websockets() {
+    check("websockets").await;
+}

@@ -16,6 +16,8 @@ mod farewell;
 mod native;
 mod opening;
 mod over_http;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 use std::sync::Arc;

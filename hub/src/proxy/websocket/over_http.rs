@@ -414,23 +414,23 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_first(pause: Option<u64>, body: &'static str, expected: Option<First>) {
+    fn check_first(pause: Option<u64>, body: &'static str, expected: Option<&First>) {
         let mut headers = HeaderMap::new();
         if let Some(pause) = pause {
             headers.insert("keep-alive-interval", pause.into());
         }
         let fields = AnswerFields::of(&headers);
         let found = first_events(&fields, &Bytes::from_static(body.as_bytes()));
-        assert_eq!(found.ok(), expected, "{pause:?} {body:?}");
+        assert_eq!(found.ok().as_ref(), expected, "{pause:?} {body:?}");
     }
 
     #[test]
     fn the_first_event_has_to_be_open() {
-        check_first(None, "OPEN\r\n", Some(First::Opened(Vec::new())));
+        check_first(None, "OPEN\r\n", Some(&First::Opened(Vec::new())));
         let text = Event::Text(Bytes::from_static(b"hi"));
         let opened = First::Opened(vec![text, Event::Disconnect]);
         let events = "OPEN\r\nTEXT 2\r\nhi\r\nDISCONNECT\r\n";
-        check_first(Some(30), events, Some(opened));
+        check_first(Some(30), events, Some(&opened));
         check_first(Some(30), "TEXT 2\r\nhi\r\nOPEN\r\n", None);
         check_first(Some(30), "OPEN", None);
     }
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn an_origin_may_take_its_time() {
         let later = First::Later(Duration::from_secs(30));
-        check_first(Some(30), "", Some(later));
+        check_first(Some(30), "", Some(&later));
         check_first(Some(0), "", None);
         check_first(None, "", None);
     }
