@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::ext::Protocol;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Method, Request, request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -76,7 +77,52 @@ impl Http2 {
 
     /// Sends the head of a request; its body follows with [`Exchange::send_last`].
     pub async fn begin(&mut self, method: &str, target: &str, fields: &[&str]) -> Exchange {
-        let mut request = Request::builder().method(method);
+        let request = Request::builder().method(method);
+        self.begin_with(request, target, fields).await
+    }
+
+    /// Asks for a stream of bytes that speaks this protocol; extended `CONNECT`, RFC 8441. Once
+    /// [the head](Exchange::head) is 200, [`Exchange::send_bytes`] and
+    /// [`Exchange::receives_bytes`] are its two directions.
+    pub async fn connect_with(
+        &mut self,
+        protocol: &'static str,
+        target: &str,
+        fields: &[&str],
+    ) -> Exchange {
+        self.takes_extended_connect().await;
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .extension(Protocol::from_static(protocol));
+        self.begin_with(request, target, fields).await
+    }
+
+    /// Opens a WebSocket.
+    pub async fn websocket(&mut self, target: &str, fields: &[&str]) -> Exchange {
+        let mut all = vec!["Sec-WebSocket-Version: 13"];
+        all.extend(fields);
+        let mut exchange = self.connect_with("websocket", target, &all).await;
+        let head = exchange.head().await;
+        assert_eq!(head.start(), "HTTP/2 200");
+        exchange
+    }
+
+    /// Waits until the server has said that it takes extended `CONNECT`; RFC 8441 §3.
+    async fn takes_extended_connect(&mut self) {
+        let said = async {
+            while !self.requests.is_extended_connect_protocol_enabled() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("SETTINGS_ENABLE_CONNECT_PROTOCOL", said).await;
+    }
+
+    async fn begin_with(
+        &mut self,
+        mut request: request::Builder,
+        target: &str,
+        fields: &[&str],
+    ) -> Exchange {
         let mut host = "example.com";
         for field in fields {
             let (name, value) = field.split_once(": ").expect("a field has a name");
@@ -129,6 +175,12 @@ impl Exchange {
     pub fn send(&mut self, body: &str) {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let sent = self.sending.send_data(body, false);
+        sent.expect("the stream is open");
+    }
+
+    /// Sends some of a stream of bytes.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        let sent = self.sending.send_data(Bytes::copy_from_slice(bytes), false);
         sent.expect("the stream is open");
     }
 
@@ -189,18 +241,28 @@ impl Exchange {
 
     /// Reads as much as `text` has, and fails unless it is the same; more may follow.
     pub async fn receives(&mut self, text: &str) {
-        while self.content.len() < text.len() {
-            match self.try_piece().await {
-                Ok(Some(piece)) => self.content.extend_from_slice(&piece),
-                ended => panic!("{ended:?} before {text:?}; {:?}", self.content),
-            }
-        }
-        let content: Vec<u8> = self.content.drain(..text.len()).collect();
+        let content = self.read_bytes(text.len()).await;
         assert!(
             content == text.as_bytes(),
             "{}",
             String::from_utf8_lossy(&content)
         );
+    }
+
+    /// Reads as much as `bytes` has, and fails unless it is the same; more may follow.
+    pub async fn receives_bytes(&mut self, bytes: &[u8]) {
+        assert_eq!(self.read_bytes(bytes.len()).await, bytes);
+    }
+
+    /// Reads exactly so many bytes.
+    pub async fn read_bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.content.len() < count {
+            match self.try_piece().await {
+                Ok(Some(piece)) => self.content.extend_from_slice(&piece),
+                ended => panic!("{ended:?} before {count} bytes; {:?}", self.content),
+            }
+        }
+        self.content.drain(..count).collect()
     }
 
     /// Fails unless the status is 200 and content begins with `text`.
