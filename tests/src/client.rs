@@ -245,6 +245,11 @@ impl Client {
     /// Reads a whole response; an unfinished body shows in [`Response::is_complete`].
     pub async fn response(&mut self) -> Response {
         let head = self.head().await;
+        self.response_after(head).await
+    }
+
+    /// Reads the rest of a response.
+    pub(crate) async fn response_after(&mut self, head: Head) -> Response {
         let mut body = Vec::new();
         let is_complete = loop {
             match self.try_piece().await {
@@ -269,6 +274,22 @@ impl Client {
             }
             let is_open = self.read(text).await;
             assert!(is_open, "closed before {text:?}; {self:?}");
+        }
+    }
+
+    /// Reads raw bytes until `take` finds in them what is wanted; `None` if they end before that.
+    pub(crate) async fn raw<T>(
+        &mut self,
+        wanted: &str,
+        take: impl Fn(&mut Vec<u8>) -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            if let Some(found) = take(&mut self.input) {
+                return Some(found);
+            }
+            if !self.read(wanted).await {
+                return None;
+            }
         }
     }
 

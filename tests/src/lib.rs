@@ -23,6 +23,7 @@ pub mod program;
 pub mod routes;
 pub mod tls;
 pub mod transcript;
+pub mod websocket;
 
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
