@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::client::{Client, Response, status};
 use crate::message::Head;
+use crate::transcript::escaped;
 use crate::within;
 
 /// RFC 6455 §1.3: the key of the example.
@@ -144,13 +145,13 @@ impl Frame {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
         let length = self.payload.len();
         match (u8::try_from(length), u16::try_from(length)) {
-            (Ok(length @ ..=125), _) => bytes.push(masked | length),
+            (Ok(length @ ..0x7e), _) => bytes.push(masked | length),
             (_, Ok(length)) => {
-                bytes.push(masked | 126);
+                bytes.push(masked | 0x7e);
                 bytes.extend(length.to_be_bytes());
             }
             _ => {
-                bytes.push(masked | 127);
+                bytes.push(masked | 0x7f);
                 bytes.extend((length as u64).to_be_bytes());
             }
         }
@@ -172,11 +173,11 @@ impl Frame {
             return None;
         };
         let (length, mut at): (u64, usize) = match second & 0x7f {
-            126 => (
+            0x7e => (
                 u16::from_be_bytes(*input.get(2..)?.first_chunk()?).into(),
                 4,
             ),
-            127 => (u64::from_be_bytes(*input.get(2..)?.first_chunk()?), 10),
+            0x7f => (u64::from_be_bytes(*input.get(2..)?.first_chunk()?), 10),
             length => (length.into(), 2),
         };
         let length = usize::try_from(length).expect("a frame fits into memory");
@@ -232,7 +233,7 @@ impl fmt::Debug for Frame {
             _ => &self.payload,
         };
         if !payload.is_empty() {
-            write!(f, " {}", payload.escape_ascii())?;
+            write!(f, " {}", escaped(payload))?;
         }
         Ok(())
     }
