@@ -13,6 +13,7 @@
 
 pub mod chain;
 pub mod client;
+pub mod echo;
 pub mod edge;
 pub mod flood;
 pub mod http2;
