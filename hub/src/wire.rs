@@ -400,7 +400,7 @@ mod tests {
                     match setting.event().await {
                         WireEvent::Input(KEY, End::Origin, bytes) => echoed.extend(bytes),
                         WireEvent::Writable(KEY, End::Origin) => {
-                            assert_eq!(setting.write(), 10_000)
+                            assert_eq!(setting.write(), 10_000);
                         }
                         other => panic!("{other:?}"),
                     }
@@ -454,7 +454,7 @@ mod tests {
     fn nothing_is_told_of_room_that_nobody_waits_for() {
         run(async {
             let mut setting = Setting::new(10);
-            setting.push(&[1; FULL]);
+            setting.push(&vec![1; FULL]);
             assert_eq!(setting.write(), FULL);
             setting.peer_reads(FULL).await;
             settle().await;
