@@ -2,8 +2,10 @@
 //!
 //! `cargo bench -p e2e --bench idle_memory` runs the hub as a process of its own for each kind of
 //! hold, and reports its private memory per client: for plain streams, for reliable ones (with an
-//! id and a next link), and for long-polls, whose request is kept. The kernel's part, which sockets cost any server, is not
-//! in these figures.
+//! id and a next link), for long-polls, whose request is kept, and for WebSockets over HTTP, whose
+//! handshake is kept: of a client that says no more than it must, of a browser, and of a client
+//! whose messages are compressed. The kernel's part, which sockets cost any server, is not in these
+//! figures.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run fails")]
@@ -14,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 
 use e2e::client::{self, Client};
 use e2e::origin::{Answer, Origin};
+use e2e::websocket::WebSocket;
 
 /// Each takes one open file here and one in the hub.
 const CLIENTS: usize = 10_000;
@@ -27,8 +30,16 @@ struct Hub {
 }
 
 impl Hub {
-    fn start(origin: &str) -> Self {
+    fn start(origin: &str, kind: Kind) -> Self {
         let program = cargo_built_hub();
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("hub.toml");
+        let is_compressed = matches!(kind, Kind::CompressedWebSocket);
+        std::fs::write(
+            &config,
+            format!("websocket_compression = {is_compressed}\n"),
+        )
+        .unwrap();
         let mut child = Command::new(program)
             .args([
                 "--listen",
@@ -38,7 +49,8 @@ impl Hub {
                 "--origin",
                 origin,
             ])
-            .args(["--sig-key", "changeme", "--log", "json"])
+            .args(["--sig-key", "changeme", "--log", "json", "--config"])
+            .arg(&config)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -126,14 +138,48 @@ enum Kind {
     Stream,
     Reliable,
     LongPoll,
+    WebSocket,
+    BrowserWebSocket,
+    CompressedWebSocket,
 }
 
+/// What Chromium sends with a handshake, and a session's cookie.
+const BROWSER: [&str; 8] = [
+    "Origin: https://www.example.com",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/143.0.0.0 Safari/537.36",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-US,en;q=0.9",
+    "Cache-Control: no-cache",
+    "Pragma: no-cache",
+    "Cookie: session=7b2fe6f02d0c4b0a9c6e0d4d6f1f3a55; theme=dark",
+    "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+];
+
 impl Kind {
+    const ALL: [Self; 6] = [
+        Self::Stream,
+        Self::Reliable,
+        Self::LongPoll,
+        Self::WebSocket,
+        Self::BrowserWebSocket,
+        Self::CompressedWebSocket,
+    ];
+
+    /// Of a handshake.
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::BrowserWebSocket => &BROWSER,
+            Self::CompressedWebSocket => &BROWSER[7..],
+            _ => &[],
+        }
+    }
+
     fn path(self) -> &'static str {
         match self {
             Self::Stream => "/stream",
             Self::Reliable => "/reliable",
             Self::LongPoll => "/poll",
+            Self::WebSocket | Self::BrowserWebSocket | Self::CompressedWebSocket => "/socket",
         }
     }
 
@@ -142,6 +188,9 @@ impl Kind {
             Self::Stream => "streams",
             Self::Reliable => "reliable streams",
             Self::LongPoll => "long-polls",
+            Self::WebSocket => "WebSockets",
+            Self::BrowserWebSocket => "WebSockets of browsers",
+            Self::CompressedWebSocket => "compressed WebSockets",
         }
     }
 }
@@ -151,7 +200,12 @@ async fn hold(hub: &Hub, kind: Kind, held_before: usize, count: usize) -> Vec<Cl
     while clients.len() < count {
         let mut opening = Vec::new();
         for _ in 0..TOGETHER.min(count - clients.len()) {
-            opening.push(Client::get(hub.listen, kind.path(), &[]).await);
+            opening.push(match kind {
+                Kind::Stream | Kind::Reliable | Kind::LongPoll => {
+                    Client::get(hub.listen, kind.path(), &[]).await
+                }
+                _ => WebSocket::ask(hub.listen, kind.path(), kind.fields()).await,
+            });
         }
         for mut client in opening {
             match kind {
@@ -159,6 +213,9 @@ async fn hold(hub: &Hub, kind: Kind, held_before: usize, count: usize) -> Vec<Cl
                     client.stream_begins("begin\n").await;
                 }
                 Kind::LongPoll => {}
+                _ => {
+                    client.head().await;
+                }
             }
             clients.push(client);
         }
@@ -169,7 +226,7 @@ async fn hold(hub: &Hub, kind: Kind, held_before: usize, count: usize) -> Vec<Cl
 }
 
 async fn measure(origin: &Origin, kind: Kind) {
-    let hub = Hub::start(&origin.url());
+    let hub = Hub::start(&origin.url(), kind);
     // Threads, pools and code are paid for once, whatever the number of clients.
     let warm = hold(&hub, kind, 0, TOGETHER).await;
     let before = hub.private_bytes();
@@ -201,7 +258,17 @@ async fn main() {
         "Grip-Timeout: 600",
     ];
     origin.serve("/poll", Answer::ok(&poll, "nothing\n"));
-    for kind in [Kind::Stream, Kind::Reliable, Kind::LongPoll] {
-        measure(&origin, kind).await;
+    let subscribe = r#"c:{"type":"subscribe","channel":"updates"}"#;
+    let accept = [
+        "Content-Type: application/websocket-events",
+        "Sec-WebSocket-Extensions: grip",
+    ];
+    let open = format!("OPEN\r\nTEXT {:x}\r\n{subscribe}\r\n", subscribe.len());
+    origin.serve("/socket", Answer::ok(&accept, &open));
+    let wanted = std::env::var("KINDS").unwrap_or_default();
+    for kind in Kind::ALL {
+        if kind.name().contains(&wanted) {
+            measure(&origin, kind).await;
+        }
     }
 }
