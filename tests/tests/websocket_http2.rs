@@ -16,12 +16,11 @@ fn start() -> (Hub, RoutesFile) {
 
 /// A frame of a client. A mask of zeros changes nothing.
 fn masked(first: u8, content: &[u8]) -> Vec<u8> {
-    let length = match u8::try_from(content.len()) {
-        Ok(length @ ..=125) => vec![0x80 | length],
-        _ => {
-            let length = u16::try_from(content.len()).expect("a small frame");
-            [&[0x80 | 126], &length.to_be_bytes()[..]].concat()
-        }
+    let length = if let Ok(length @ ..=125) = u8::try_from(content.len()) {
+        vec![0x80 | length]
+    } else {
+        let length = u16::try_from(content.len()).expect("a small frame");
+        [&[0xfe], &length.to_be_bytes()[..]].concat()
     };
     [&[first], &length[..], &[0; 4], content].concat()
 }
