@@ -531,3 +531,26 @@ async fn a_grip_proxy_in_front_speaks_grip_for_itself() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_websocket_takes_its_own_route_and_is_named_by_its_scheme() {
+    local(async {
+        let mut origin = Origin::start().await;
+        let mut raw = RawConfig::default();
+        raw.forwarded.accept_proto = Some(true);
+        let routes = "*,proto=ws,path_beg=/chat,replace_beg=/ws 127.0.0.1:PORT,over_http\n* test";
+        let proxy = proxy_with(&raw, routes, origin.port);
+        let told = async {
+            let asked = origin.asked().await;
+            assert!(asked.head.starts_with("POST /ws?room=1 HTTP/1.1\r\n"));
+            assert_eq!(asked.field("x-forwarded-proto"), "wss");
+            asked.answer(OPENED);
+        };
+        let request = handshake(&[("x-forwarded-proto", "https")]);
+        let (outcome, ()) = tokio::join!(proxy.handle(request), told);
+        let (start, _) = start(outcome);
+        let behalf = start.handshake.behalf();
+        assert_eq!(behalf.uri, "https://app.example/ws?room=1");
+    })
+    .await;
+}
