@@ -19,6 +19,7 @@
 //! C. or O.                       receives the end of the connection
 //! publish {"channel":"c", ...}   publishes one item, and reads that it was
 //! metric gripline_gaps_total 1   waits until the metric has this value
+//! subscribers room 1             waits until the channel has so many
 //! origin stops                   connections to the origin are refused from now on
 //! origin starts                  they are accepted again
 //! patience 30                    waits so many seconds for each of the steps from here on
@@ -30,7 +31,8 @@
 //! `{*}` stands for anything up to the line's end, and so does `{$NAME}` where it first comes, which
 //! is the same text wherever it comes again in what the origin receives. `{3*ab}` is `ababab`. `\n`,
 //! `\r`, `\t`, `\\` and `\xHH` are bytes. Fields of a request to the origin are compared in any
-//! order, because their order means nothing. In settings `{origin}` is the origin's address, and
+//! order, because their order means nothing. `{accept}` in what the origin sends is the answer to the
+//! `Sec-WebSocket-Key` that it received last. In settings `{origin}` is the origin's address, and
 //! `{refused}` one where nobody listens.
 //!
 //! Frames are `text`, `binary`, `cont`, `ping` and `pong` with a payload, and `close` with a code and
@@ -63,6 +65,7 @@ enum Step {
     Closed(String),
     Publish(Value),
     Metric(String, u64),
+    Subscribers(String, usize),
     Origin(Origin),
     Patience(Duration),
 }
@@ -79,12 +82,18 @@ enum Origin {
 struct Place {
     file: Rc<PathBuf>,
     line: usize,
+    /// Where the file is included, if it is.
+    within: Option<Rc<Place>>,
 }
 
 impl Place {
     /// What is wrong, and where.
     fn problem(&self, problem: &str) -> String {
-        format!("{}:{}: {problem}", self.file.display(), self.line)
+        let problem = format!("{}:{}: {problem}", self.file.display(), self.line);
+        match &self.within {
+            Some(place) => place.problem(&problem),
+            None => problem,
+        }
     }
 }
 
@@ -98,7 +107,7 @@ struct Transcript {
 /// Plays one transcript; says what went wrong, with the file and the line.
 pub async fn play(path: &Path) -> Result<(), String> {
     let mut transcript = Transcript::default();
-    transcript.read(path)?;
+    transcript.read(path, None)?;
     let whole = |problem: String| format!("{}: {problem}", path.display());
     let mut stage = Stage::new(&transcript.hub).await.map_err(whole)?;
     for (place, step) in &transcript.steps {
@@ -115,21 +124,23 @@ pub async fn play(path: &Path) -> Result<(), String> {
 }
 
 impl Transcript {
-    fn read(&mut self, path: &Path) -> Result<(), String> {
-        let text = std::fs::read_to_string(path);
-        let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
+    fn read(&mut self, path: &Path, within: Option<&Rc<Place>>) -> Result<(), String> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let problem = format!("{}: {error}", path.display());
+            within.map_or_else(|| problem.clone(), |place| place.problem(&problem))
+        })?;
         let file = Rc::new(path.to_owned());
         for (index, line) in text.lines().enumerate() {
             let place = Place {
                 file: Rc::clone(&file),
                 line: index + 1,
+                within: within.cloned(),
             };
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
             if let Some(name) = line.strip_prefix("include ") {
-                self.read(&path.with_file_name(name))
-                    .map_err(|problem| place.problem(&problem))?;
+                self.read(&path.with_file_name(name), Some(&Rc::new(place)))?;
             } else if let Some(setting) = line.strip_prefix("hub: ") {
                 if !self.steps.is_empty() {
                     return Err(place.problem("a setting comes after a step"));
@@ -165,6 +176,11 @@ impl Step {
             "metric" => {
                 let (name, value) = rest.split_once(' ')?;
                 return Some(Self::Metric(name.to_owned(), value.parse().ok()?));
+            }
+            "subscribers" => {
+                let (channel, count) = rest.split_once(' ')?;
+                let count = count.parse().ok()?;
+                return Some(Self::Subscribers(channel.to_owned(), count));
             }
             "origin" if rest == "stops" => return Some(Self::Origin(Origin::Stops)),
             "origin" if rest == "starts" => return Some(Self::Origin(Origin::Starts)),

@@ -1,6 +1,8 @@
 //! A hub and everybody around it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::task::Poll;
@@ -11,15 +13,18 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::pattern::{Match, compare_request, difference, escaped, matched};
 use super::{Origin, Step};
 use crate::PATIENCE;
 use crate::hub::{self, Hub};
-use crate::message::find;
+use crate::message::{Head, find};
 use crate::routes::Refuser;
 use crate::websocket::Frame;
 
+/// Stands for what answers a handshake.
+const ACCEPT: &str = "{accept}";
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 64;
 /// Goes through the hub after the last step, so that all that was under way has arrived.
@@ -30,11 +35,14 @@ pub(super) struct Stage {
     hub: Hub,
     door: Door,
     address: SocketAddr,
+    /// Clients and publishers.
     peers: HashMap<String, Peer>,
-    /// The origin's connections that no step has named yet or that wait for their next request.
-    origin: Vec<Peer>,
+    /// The origin's connections, each with the name of its last request, if that has one.
+    origin: Vec<(String, Peer)>,
     /// What `{$NAME}` stands for.
     names: HashMap<String, String>,
+    /// What `{accept}` stands for.
+    accept: String,
     patience: Duration,
     _refuser: Refuser,
 }
@@ -77,9 +85,22 @@ impl Peer {
         }
     }
 
+    fn read_what_is_there(&mut self) {
+        loop {
+            match self.stream.try_read_buf(&mut self.input) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Ok(0) | Err(_) => {
+                    self.is_closed = true;
+                    return;
+                }
+            }
+        }
+    }
+
     /// Fails if there is anything that no step has received.
     fn nothing_is_left(&mut self, name: &str) -> Result<(), String> {
-        while !self.is_closed && matches!(self.stream.try_read_buf(&mut self.input), Ok(1..)) {}
+        self.read_what_is_there();
         if self.input.is_empty() {
             return Ok(());
         }
@@ -107,6 +128,7 @@ impl Stage {
             peers: HashMap::new(),
             origin: Vec::new(),
             names: HashMap::new(),
+            accept: String::new(),
             patience: PATIENCE,
             _refuser: refuser,
         })
@@ -115,13 +137,15 @@ impl Stage {
     pub(super) async fn play(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Send(name, bytes) => {
+                let bytes = replaced(bytes, ACCEPT, &self.accept);
                 let peer = self.peer(name).await?;
-                let sent = peer.stream.write_all(bytes).await;
+                let sent = peer.stream.write_all(&bytes).await;
                 sent.map_err(|error| error.to_string())
             }
             Step::Receive(name, expected) if name.starts_with('O') => {
                 let request = timeout(self.patience, self.next_request(name)).await;
                 let request = request.map_err(|_| self.no_request(expected))?;
+                self.accept = accept(&request).unwrap_or_default();
                 compare_request(expected, &request, &mut self.names)
             }
             Step::Receive(name, expected) => {
@@ -132,15 +156,21 @@ impl Stage {
                 let patience = self.patience;
                 receive_frame(self.peer(name).await?, expected, patience).await
             }
-            Step::Close(name) => match self.peers.remove(name) {
-                Some(mut peer) => peer.nothing_is_left(name),
-                None => Err(format!("{name} is not connected")),
-            },
+            Step::Close(name) => {
+                self.peer(name).await?.nothing_is_left(name)?;
+                self.peers.remove(name);
+                self.origin.retain(|(found, _)| found != name);
+                Ok(())
+            }
             Step::Closed(name) => self.closed(name).await,
             Step::Publish(item) => self.publish(item).await,
             Step::Metric(name, value) => {
                 self.hub.until_metric(name, *value).await;
                 Ok(())
+            }
+            Step::Subscribers(channel, count) => {
+                let reached = timeout(self.patience, self.until_subscribers(channel, *count)).await;
+                reached.map_err(|_| format!("{channel} does not get {count} subscribers"))
             }
             Step::Origin(Origin::Stops) => {
                 // Only one of the two may have the port.
@@ -169,11 +199,18 @@ impl Stage {
 
     /// A peer; who is not there yet connects.
     async fn peer(&mut self, name: &str) -> Result<&mut Peer, String> {
+        if name.starts_with('O') {
+            let mut origin = self.origin.iter_mut();
+            let found = origin.find(|(found, _)| found == name);
+            let found = found.map(|(_, peer)| peer);
+            return found.ok_or_else(|| format!("{name} has received nothing"));
+        }
         if !self.peers.contains_key(name) {
-            let address = match name.as_bytes() {
-                [b'C', ..] => self.hub.addr(),
-                [b'K', ..] => self.hub.control(),
-                _ => return Err(format!("{name} has received nothing")),
+            let is_client = name.starts_with('C');
+            let address = if is_client {
+                self.hub.addr()
+            } else {
+                self.hub.control()
             };
             let stream = TcpStream::connect(address).await;
             let stream = stream.map_err(|error| error.to_string())?;
@@ -184,19 +221,21 @@ impl Stage {
 
     /// The next request on any of the origin's connections, which is `name` from now on.
     async fn next_request(&mut self, name: &str) -> Vec<u8> {
-        if let Some(peer) = self.peers.remove(name) {
-            self.origin.push(peer);
-        }
         loop {
             let complete = self
                 .origin
                 .iter()
-                .position(|peer| request_end(&peer.input).is_some());
+                .position(|(_, peer)| request_end(&peer.input).is_some());
             if let Some(index) = complete {
-                let mut peer = self.origin.swap_remove(index);
+                let (_, mut peer) = self.origin.swap_remove(index);
                 let end = request_end(&peer.input).expect("found above");
                 let request = peer.input.drain(..end).collect();
-                self.peers.insert(name.to_owned(), peer);
+                for (other, _) in &mut self.origin {
+                    if other == name {
+                        other.clear();
+                    }
+                }
+                self.origin.push((name.to_owned(), peer));
                 return request;
             }
             let event = tokio::select! {
@@ -204,18 +243,19 @@ impl Stage {
                 index = any_readable(&self.origin) => Event::Readable(index),
             };
             match event {
-                Event::Accepted(stream) => self.origin.push(Peer::new(stream)),
-                Event::Readable(index) => {
-                    self.origin[index].read().await;
-                    self.origin.retain(|peer| !peer.is_closed);
-                }
+                Event::Accepted(stream) => self.origin.push((String::new(), Peer::new(stream))),
+                Event::Readable(index) => self.origin[index].1.read_what_is_there(),
             }
         }
     }
 
     /// Waited for a request in vain.
     fn no_request(&self, expected: &str) -> String {
-        let parts: Vec<_> = self.origin.iter().map(|peer| &peer.input[..]).collect();
+        let parts: Vec<_> = self
+            .origin
+            .iter()
+            .map(|(_, peer)| &peer.input[..])
+            .collect();
         difference(expected, &parts.concat())
     }
 
@@ -241,18 +281,22 @@ impl Stage {
         Err(response.text())
     }
 
-    /// Fails if anybody has received more than the steps say.
-    pub(super) async fn nothing_is_left(mut self) -> Result<(), String> {
-        let named: Vec<_> = self
-            .peers
-            .extract_if(|name, _| name.starts_with('O'))
-            .collect();
-        for (name, mut peer) in named {
-            peer.nothing_is_left(&name)?;
-            if !peer.is_closed {
-                self.origin.push(peer);
+    /// Publishes what changes nothing, to hear for how many that was.
+    async fn until_subscribers(&self, channel: &str, count: usize) {
+        let item = json!({"channel": channel, "ws-message": {"action": "hint"}});
+        let body = json!({"items": [item]}).to_string();
+        let expected = format!("\"matched\":{count}}}");
+        loop {
+            let fields = ["Accept: application/json"];
+            let response = self.hub.post("/publish/", &fields, &body).await;
+            if response.text().trim_end().ends_with(&expected) {
+                return;
             }
         }
+    }
+
+    /// Fails if anybody has received more than the steps say.
+    pub(super) async fn nothing_is_left(mut self) -> Result<(), String> {
         let addr = self.hub.addr();
         let answered = async {
             let mut stream = TcpStream::connect(addr).await?;
@@ -273,8 +317,9 @@ impl Stage {
         for (name, peer) in &mut self.peers {
             peer.nothing_is_left(name)?;
         }
-        for peer in &mut self.origin {
-            peer.nothing_is_left("the origin")?;
+        for (name, peer) in &mut self.origin {
+            let name = if name.is_empty() { "the origin" } else { name };
+            peer.nothing_is_left(name)?;
         }
         Ok(())
     }
@@ -298,16 +343,35 @@ fn config(settings: &str, origin: SocketAddr) -> Result<RawConfig, String> {
     Ok(config)
 }
 
+/// What answers the key in a handshake; RFC 6455 §4.2.2.
+fn accept(request: &[u8]) -> Option<String> {
+    let head = Head::take_from(&mut request.to_vec())?;
+    let key = head.field("Sec-WebSocket-Key")?;
+    Some(derive_accept_key(key.as_bytes()))
+}
+
+/// With the first of this name replaced.
+fn replaced<'a>(bytes: &'a [u8], name: &str, value: &str) -> Cow<'a, [u8]> {
+    match find(bytes, name.as_bytes()) {
+        Some(begin) => {
+            let (before, rest) = bytes.split_at(begin);
+            let parts = [before, value.as_bytes(), &rest[name.len()..]];
+            Cow::Owned(parts.concat())
+        }
+        None => Cow::Borrowed(bytes),
+    }
+}
+
 /// What can happen at the origin.
 enum Event {
     Accepted(TcpStream),
     Readable(usize),
 }
 
-async fn any_readable(peers: &[Peer]) -> usize {
+async fn any_readable(peers: &[(String, Peer)]) -> usize {
     std::future::poll_fn(|context| {
-        for (index, peer) in peers.iter().enumerate() {
-            if peer.stream.poll_read_ready(context).is_ready() {
+        for (index, (_, peer)) in peers.iter().enumerate() {
+            if !peer.is_closed && peer.stream.poll_read_ready(context).is_ready() {
                 return Poll::Ready(index);
             }
         }
