@@ -6,7 +6,7 @@ use e2e::transcript::play;
 use futures::stream::{self, StreamExt as _};
 
 /// Hubs that run at the same time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 24;
 
 /// Plays all transcripts of a folder.
 async fn check(folder: &str) {

@@ -83,7 +83,7 @@ struct Place {
     file: Rc<PathBuf>,
     line: usize,
     /// Where the file is included, if it is.
-    within: Option<Rc<Place>>,
+    within: Option<Rc<Self>>,
 }
 
 impl Place {
