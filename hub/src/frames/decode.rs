@@ -286,11 +286,13 @@ impl Frame {
             let (before, turn, mut rest) = (self.left, self.turn, *input);
             self.unmask(&mut rest, &mut unmasked, UNMASKED);
             (self.left, self.turn) = (before, turn);
+            let known = payload.len();
             let used = inflater
                 .feed(&unmasked, payload)
                 .map_err(|()| FrameError::Deflate)?;
             self.advance(input, used);
-            if used == 0 && payload.len() < PIECE {
+            // It may first have to give what it took in before.
+            if used == 0 && payload.len() == known {
                 break;
             }
         }
@@ -677,6 +679,31 @@ mod tests {
             read(b"\xc1\x02\xff\xff", rules, 1),
             Err(FrameError::Deflate)
         );
+    }
+
+    #[test]
+    fn a_compressed_message_may_be_cut_anywhere() {
+        let rules = compressed(ORIGIN);
+        let content = b"a much repeated text, ".repeat(100);
+        let deflate = Deflate::with_window_bits(15).unwrap();
+        let small = deflate.compress(&content).unwrap();
+        for size in 1..small.len() {
+            let mut parts = small.chunks(size).peekable();
+            let mut first = 0x42;
+            let mut bytes = Vec::new();
+            while let Some(part) = parts.next() {
+                let last = if parts.peek().is_none() { 0x80 } else { 0 };
+                bytes.extend(frame(first | last, part, rules));
+                first = 0;
+            }
+            let mut joined = Vec::new();
+            for input in read(&bytes, rules, bytes.len()).unwrap() {
+                if let Input::Piece(piece) = input {
+                    joined.extend_from_slice(&piece.bytes);
+                }
+            }
+            assert_eq!(joined, content, "frames of {size} bytes");
+        }
     }
 
     #[test]
