@@ -16,3 +16,8 @@ pub mod event;
 pub mod extension;
 pub mod message;
 pub mod over_http;
+
+// `Instant` has no `now` in a browser, and nobody else gives one.
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests;

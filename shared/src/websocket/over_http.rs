@@ -15,6 +15,8 @@ use super::event::{self, Event, EventError};
 /// Content bytes that wait for the origin. Whoever pushes stops when there is no
 /// [room](OverHttp::room).
 pub const BUFFER: usize = 200_000;
+/// Bytes that an event takes beside its content, about.
+const OVERHEAD: usize = 64;
 /// Shortest time between two requests that the origin asks for.
 const MIN_INTERVAL: Duration = Duration::from_secs(20);
 /// How often a request that did not reach the origin is sent again.
@@ -75,9 +77,15 @@ impl AnswerFields {
                 _ => Interval::Off,
             }),
             set_meta: headers.iter().filter_map(set_meta).collect(),
-            accepted: text(&ACCEPTED).and_then(|text| text.parse().ok()),
+            accepted: text(&ACCEPTED).and_then(count),
         }
     }
+}
+
+/// A number; one that is too large is as large as can be.
+fn count(text: &str) -> Option<usize> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(usize::MAX))
 }
 
 /// `set-meta-foo` is sent back as `meta-foo`.
@@ -147,8 +155,8 @@ enum State {
     Closed,
     /// The origin closes; the client has not answered.
     OriginClosed,
-    /// The client has answered; the origin has not heard it.
-    Answering,
+    /// Nobody waits for the origin any more; it has not heard the close.
+    Leaving,
     /// The client is gone; the origin has not heard it.
     Vanished,
     Over,
@@ -236,10 +244,14 @@ impl OverHttp {
         over_http
     }
 
-    /// Content bytes that still fit, those counted that are under way.
+    /// Content bytes that still fit, those counted that are under way. Many small events fill the
+    /// buffer too, with what each takes beside its content.
     pub fn room(&self) -> usize {
-        let bytes = self.queue.as_ref().map_or(0, |queue| queue.bytes);
-        BUFFER.saturating_sub(bytes)
+        let used = self
+            .queue
+            .as_ref()
+            .map_or(0, |queue| queue.bytes + queue.events.len() * OVERHEAD);
+        BUFFER.saturating_sub(used)
     }
 
     /// A whole message of the client, a ping or a pong. Nothing after its close counts.
@@ -256,24 +268,23 @@ impl OverHttp {
     pub fn close(&mut self, content: Bytes) {
         match self.state {
             State::Open => self.state = State::Closing,
-            State::OriginClosed => self.state = State::Answering,
+            State::OriginClosed => self.state = State::Leaving,
             _ => return,
         }
         self.queue.get_or_insert_default().close = Some(content);
     }
 
-    /// The client is gone. The origin hears it unless one of the two has closed.
+    /// The client is gone, or is to hear nothing more of the origin. The origin hears that unless
+    /// one of the two has closed; a close that waits it still hears, but is not asked for another.
     pub fn vanish(&mut self) {
         match self.state {
             State::Open => {
                 self.state = State::Vanished;
                 self.refresh = Refresh::NotWanted;
             }
-            State::OriginClosed => self.end(),
-            // Nobody waits for the answer.
-            State::Closed if self.in_flight.is_none() => self.end(),
-            State::Closed => self.interval = Interval::Off,
-            State::Closing | State::Answering | State::Vanished | State::Over => {}
+            State::Closing => self.state = State::Leaving,
+            State::OriginClosed | State::Closed => self.end(),
+            State::Leaving | State::Vanished | State::Over => {}
         }
     }
 
@@ -321,7 +332,7 @@ impl OverHttp {
     fn has_reason(&self, now: Instant) -> bool {
         let is_due = self.due.is_some_and(|due| due <= now);
         match self.state {
-            State::Vanished | State::Closing | State::Answering => true,
+            State::Vanished | State::Closing | State::Leaving => true,
             State::Open => {
                 let has_news = self.queue.as_ref().is_some_and(|queue| queue.has_news());
                 has_news || self.refresh == Refresh::Wanted || is_due
@@ -340,7 +351,7 @@ impl OverHttp {
     }
 
     /// The request was answered with status 200 and a body of events. Returns them, up to the first
-    /// that ends the WebSocket.
+    /// that ends the WebSocket; none if it is over already.
     ///
     /// # Errors
     /// [`AnswerError`]; call [`Self::handle_failed`] then.
@@ -350,6 +361,9 @@ impl OverHttp {
         body: &Bytes,
         now: Instant,
     ) -> Result<Vec<Event>, AnswerError> {
+        if self.is_over() {
+            return Ok(Vec::new());
+        }
         let in_flight = self.in_flight.take().ok_or(AnswerError::Unasked)?;
         self.take_fields(fields)?;
         self.accept(&in_flight, fields.accepted)?;
@@ -369,25 +383,29 @@ impl OverHttp {
 
     /// What an answer means for the end.
     fn go_on(&mut self, in_flight: &InFlight, last: Option<&Event>) {
-        let has_close = in_flight.close.is_some();
-        let is_over = match (self.state, last) {
+        let has_close = self.queue.as_ref().is_some_and(|it| it.close.is_some());
+        let is_last = match (self.state, last) {
             (_, Some(Event::Disconnect))
             | (State::Closed | State::Vanished, Some(Event::Close(_))) => true,
-            (State::Answering, _) => has_close,
+            (State::Leaving, _) => !has_close,
             (State::Vanished, _) => in_flight.is_farewell(),
-            // Whoever wants to be asked may answer the close later.
             (State::Closed, _) => self.interval == Interval::Off,
             _ => false,
         };
+        if is_last {
+            return self.end();
+        }
         match (self.state, last) {
-            _ if is_over => self.end(),
             (State::Open, Some(Event::Close(_))) => {
                 self.state = State::OriginClosed;
                 self.queue = None;
             }
             // It closed before it heard the client's close, and still has to hear it.
             (State::Closing, Some(Event::Close(_))) => {
-                self.state = State::Answering;
+                self.state = State::Leaving;
+                if let Some(queue) = &mut self.queue {
+                    queue.keep_close();
+                }
             }
             _ => {}
         }
@@ -399,7 +417,8 @@ impl OverHttp {
     /// # Errors
     /// [`GivenUp`] after that; the conversation is over.
     pub fn handle_unsent(&mut self, now: Instant, jitter: Duration) -> Result<(), GivenUp> {
-        let Some(in_flight) = &mut self.in_flight else {
+        let in_flight = self.in_flight.as_mut();
+        let Some(in_flight) = in_flight.filter(|in_flight| in_flight.way == Way::Sent) else {
             return Ok(());
         };
         if self.retries == RETRIES {
@@ -452,9 +471,8 @@ impl OverHttp {
                 }
                 continue;
             }
-            let used = self
-                .meta()
-                .map(|(name, value)| name.as_str().len() + value.len());
+            let others = self.meta().filter(|(known, _)| *known != name);
+            let used = others.map(|(name, value)| name.as_str().len() + value.len());
             if used.sum::<usize>() + name.as_str().len() + value.len() > MAX_META {
                 return Err(AnswerError::Meta);
             }
@@ -507,6 +525,14 @@ impl OverHttp {
 impl Queue {
     fn is_empty(&self) -> bool {
         self.events.is_empty() && self.close.is_none()
+    }
+
+    /// Leaves nothing but the close, as an origin that has closed reads no messages.
+    fn keep_close(&mut self) {
+        *self = Self {
+            close: self.close.take(),
+            ..Self::default()
+        };
     }
 
     fn has_news(&self) -> bool {
