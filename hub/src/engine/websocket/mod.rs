@@ -456,7 +456,7 @@ impl Engine {
         socket.incoming = None;
         socket.closes_at = None;
         match &mut socket.origin {
-            Origin::OverHttp(over_http) if !was_told => over_http.vanish(),
+            Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.vanish(),
             Origin::Native(native) => {
                 let end = if was_told {
                     native.finish(key)
@@ -466,7 +466,7 @@ impl Engine {
                 socket.origin = Origin::None;
                 self.outputs.push_back(end);
             }
-            Origin::OverHttp(_) | Origin::Leaving(_) | Origin::Test | Origin::None => {}
+            Origin::Test | Origin::None => {}
         }
         connection.outbox = super::Outbox::default();
         self.stop_items(key);
