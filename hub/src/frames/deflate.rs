@@ -91,18 +91,20 @@ impl Deflate {
     /// The content compressed; `None` if that is no shorter.
     pub(crate) fn compress(self, content: &[u8]) -> Option<Vec<u8>> {
         COMPRESSORS.with_borrow_mut(|compressors| {
-            let compressor = compressors.get_mut(self.index())?;
-            let compress = compressor.get_or_insert_with(|| {
+            let kept = compressors.get_mut(self.index())?;
+            let mut compress = kept.take().unwrap_or_else(|| {
                 Compress::new_with_window_bits(Compression::fast(), false, self.window_bits)
             });
-            compress.reset();
-            // Longer than that, it is of no use.
-            let mut out = Vec::with_capacity(content.len() + TAIL.len());
+            let mut out = Vec::with_capacity(most(content.len()));
             let status = compress.compress_vec(content, &mut out, FlushCompress::Sync);
-            let is_all = usize::try_from(compress.total_in()) == Ok(content.len());
+            let is_all = usize::try_from(compress.total_in()) == Ok(content.len())
+                && out.len() < out.capacity();
             if !matches!(status, Ok(Status::Ok)) || !is_all || !out.ends_with(&TAIL) {
                 return None;
             }
+            // One that had more to give would begin the next message with it, reset or not.
+            compress.reset();
+            *kept = Some(compress);
             out.truncate(out.len() - TAIL.len());
             (out.len() < content.len()).then_some(out)
         })
@@ -112,6 +114,11 @@ impl Deflate {
 thread_local! {
     /// One for each window, made when it is needed: each takes a quarter of a megabyte.
     static COMPRESSORS: RefCell<[Option<Compress>; Deflate::WINDOWS]> = RefCell::default();
+}
+
+/// What content of this length becomes at most: nine bits a byte, and what stands around it.
+fn most(length: usize) -> usize {
+    length + length / 8 + 64
 }
 
 /// RFC 7692 §7.1.2: 8 to 15, without leading zeros.
@@ -255,6 +262,48 @@ mod tests {
         assert_eq!(deflate.compress(b"the same words, the same words"), first);
     }
 
+    fn inflated(small: &[u8]) -> Vec<u8> {
+        let mut inflater = Inflater::default();
+        let (mut sum, mut input) = (Vec::new(), small);
+        loop {
+            let mut out = Vec::new();
+            let used = inflater.feed(input, &mut out).unwrap();
+            input = &input[used..];
+            if used == 0 && out.is_empty() {
+                break;
+            }
+            sum.append(&mut out);
+        }
+        while {
+            let mut out = Vec::new();
+            let is_over = inflater.finish(&mut out).unwrap();
+            sum.append(&mut out);
+            !is_over
+        } {}
+        sum
+    }
+
+    #[test]
+    fn what_cannot_be_compressed_leaves_nothing_behind() {
+        let mut state = 1_u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        };
+        for bits in WINDOW_BITS {
+            let deflate = Deflate::with_window_bits(bits).unwrap();
+            for length in (0..40).map(|number| 1000 * (number % 20) + number) {
+                let content: Vec<u8> = (0..length).map(|_| noise()).collect();
+                assert_eq!(deflate.compress(&content), None);
+                // Of all bytes, but few of them.
+                let content: Vec<u8> = content.iter().flat_map(|byte| [*byte; 8]).collect();
+                if let Some(small) = deflate.compress(&content) {
+                    assert!(inflated(&small) == content, "{length} bytes");
+                }
+            }
+        }
+    }
+
     #[test]
     fn any_window_can_be_read() {
         let text = b"some words and some other words, and some more".repeat(1000);
@@ -263,24 +312,7 @@ mod tests {
                 .unwrap()
                 .compress(&text)
                 .unwrap();
-            let mut inflater = Inflater::default();
-            let (mut sum, mut input) = (Vec::new(), &small[..]);
-            loop {
-                let mut out = Vec::new();
-                let used = inflater.feed(input, &mut out).unwrap();
-                input = &input[used..];
-                if used == 0 && out.is_empty() {
-                    break;
-                }
-                sum.append(&mut out);
-            }
-            while {
-                let mut out = Vec::new();
-                let is_over = inflater.finish(&mut out).unwrap();
-                sum.append(&mut out);
-                !is_over
-            } {}
-            assert_eq!(sum, text, "{bits}");
+            assert_eq!(inflated(&small), text, "{bits}");
         }
     }
 }
