@@ -114,6 +114,24 @@ impl Hub {
         assert_eq!(last, value, "{name} after {PATIENCE:?}");
     }
 
+    /// How many connections are subscribed to a channel. Publishes what changes nothing.
+    pub async fn subscribers(&self, channel: &str) -> usize {
+        let hint = json!({"action": "hint"});
+        let item = json!({"channel": channel, "http-stream": hint, "ws-message": hint});
+        let body = json!({"items": [item]}).to_string();
+        let fields = ["Accept: application/json"];
+        let response = self.post("/publish/", &fields, &body).await;
+        let reply: Value = serde_json::from_str(&response.text()).expect("the reply is JSON");
+        let matched = reply["matched"].as_u64().expect("it tells a number");
+        usize::try_from(matched).expect("connections can be counted")
+    }
+
+    /// Waits until so many connections are subscribed to a channel.
+    pub async fn until_subscribers(&self, channel: &str, count: usize) {
+        let reached = async { while self.subscribers(channel).await != count {} };
+        within("subscribers", reached).await;
+    }
+
     /// Begins the drain.
     pub fn shut_down(&self) {
         if let Some(hub) = &self.running {

@@ -169,7 +169,8 @@ impl Stage {
                 Ok(())
             }
             Step::Subscribers(channel, count) => {
-                let reached = timeout(self.patience, self.until_subscribers(channel, *count)).await;
+                let reached = async { while self.hub.subscribers(channel).await != *count {} };
+                let reached = timeout(self.patience, reached).await;
                 reached.map_err(|_| format!("{channel} does not get {count} subscribers"))
             }
             Step::Origin(Origin::Stops) => {
@@ -279,20 +280,6 @@ impl Stage {
             return Ok(());
         }
         Err(response.text())
-    }
-
-    /// Publishes what changes nothing, to hear for how many that was.
-    async fn until_subscribers(&self, channel: &str, count: usize) {
-        let item = json!({"channel": channel, "ws-message": {"action": "hint"}});
-        let body = json!({"items": [item]}).to_string();
-        let expected = format!("\"matched\":{count}}}");
-        loop {
-            let fields = ["Accept: application/json"];
-            let response = self.hub.post("/publish/", &fields, &body).await;
-            if response.text().trim_end().ends_with(&expected) {
-                return;
-            }
-        }
     }
 
     /// Fails if anybody has received more than the steps say.
