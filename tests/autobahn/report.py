@@ -24,7 +24,7 @@ What the fuzzing client of [Autobahn|Testsuite](https://github.com/crossbario/au
 The origin sends every message back; the hub reaches it by WebSocket-over-HTTP or by a WebSocket of its own.
 `tests/autobahn/run` runs all cases again and writes this page; it fails if one of them does.
 
-*Non-strict* is conforming: the peer fails in the right way, but not at the first byte at which it could.
+*Non-strict* is conforming: what follows on a broken rule is right, but a message just before it is not sent back any more.
 *Informational* cases observe what RFC 6455 leaves open.
 A close that is not clean counts as a failure, as does a case that could not be run.
 """
