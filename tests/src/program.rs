@@ -8,14 +8,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use gripline_hub::config::RawControlAuth;
+use gripline_hub::config::{RawConfig, RawControlAuth, RawPurge};
+use live_counter::stack::viceroy::Viceroy;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::client::{self, Client};
 use crate::hub::{self, Hub, SIG_ISS};
-use crate::within;
+use crate::{edge, within};
 
 /// Signs the hub's requests; of the length that the libraries want.
 const VERIFY_KEY: &str = "what-the-hub-signs-its-requests-with";
@@ -68,8 +69,26 @@ impl Program {
     }
 
     /// Starts a hub in front of the program that only it may publish to, and tells it so.
-    pub async fn behind_hub(mut self) -> Served {
-        let mut config = hub::config(&format!("http://{}", self.addr));
+    pub async fn behind_hub(self) -> Served {
+        let config = hub::config(&format!("http://{}", self.addr));
+        self.served(config, None).await
+    }
+
+    /// Starts a hub and an edge in front of the program, as [`Self::behind_hub`]. The hub purges the
+    /// edge before every item.
+    pub async fn behind_edge_and_hub(self) -> Served {
+        let manifest = edge::manifest(&format!("http://{}", self.addr));
+        let edge = edge::start(manifest.with_secret("grip-key", VERIFY_KEY)).await;
+        let mut config = hub::config(&edge.url());
+        config.purge = Some(RawPurge {
+            edge: Some(edge.url()),
+            key: Some(edge::PURGE_KEY.to_owned()),
+            ..RawPurge::default()
+        });
+        self.served(config, Some(edge)).await
+    }
+
+    async fn served(mut self, mut config: RawConfig, edge: Option<Viceroy>) -> Served {
         config.grip.sig_key = Some(VERIFY_KEY.to_owned());
         config.control_auth = Some(RawControlAuth {
             key: Some(PUBLISH_KEY.to_owned()),
@@ -83,15 +102,20 @@ impl Program {
         );
         let told = within("the program", self.input.write_all(grip_url.as_bytes())).await;
         told.expect("the program reads its input");
-        Served { hub, program: self }
+        Served {
+            hub,
+            edge,
+            program: self,
+        }
     }
 }
 
-/// A program behind a hub.
+/// A program behind a hub, and an edge perhaps.
 #[derive(Debug)]
 pub struct Served {
     /// What clients connect to.
     pub hub: Hub,
+    edge: Option<Viceroy>,
     program: Program,
 }
 
@@ -99,6 +123,14 @@ impl Served {
     /// Where the program is, for requests past the hub.
     pub fn origin(&self) -> SocketAddr {
         self.program.addr
+    }
+
+    /// What the edge has logged.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn edge_log(&self) -> String {
+        self.edge.as_ref().expect("there is an edge").log()
     }
 
     /// Asks the hub for something that is held, as a new client.
