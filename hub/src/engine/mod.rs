@@ -379,7 +379,13 @@ impl Engine {
 
     fn drop_slow(&mut self, key: ConnectionKey) {
         self.counters.slow_consumers.increment();
-        self.abort(key);
+        let connection = self.connections.get(key);
+        if connection.is_some_and(|it| matches!(it.phase, Phase::WebSocket(..))) {
+            // Its origin has to know.
+            self.drop_client(key, self.now);
+        } else {
+            self.abort(key);
+        }
     }
 
     /// Ends a connection in the middle of what it gets.

@@ -353,6 +353,43 @@ fn a_client_that_vanishes_is_told_to_the_origin() {
 }
 
 #[test]
+fn a_client_that_reads_too_slowly_is_cut_off_and_its_origin_told() {
+    let long = format!(r#""ws-message":{{"content":"{}"}}"#, "x".repeat(60));
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.outputs();
+    bench.publish("a", &long);
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.publish("a", &long);
+    let expected = ["drop client", "detach a", r"exchange DISCONNECT\r\n"];
+    assert_eq!(bench.outputs(), expected);
+    bench.check_count(|counters| &counters.slow_consumers, 1);
+    bench.check_count(|counters| &counters.held_websockets, 0);
+    bench.answer(key, "");
+    assert_eq!(bench.engine.len(), 0);
+
+    let mut bench = Bench::new();
+    let key = bench.native();
+    let subscribe = br#"c:{"type":"subscribe","channel":"a"}"#;
+    bench.origin_sends(
+        key,
+        &frames::message(WsMessageKind::Text, subscribe, Mask::None),
+    );
+    bench.attach(key);
+    bench.outputs();
+    bench.publish("a", &long);
+    bench.publish("a", &long);
+    let expected = ["drop client", "detach a", "drop origin"];
+    let mut outputs = bench.outputs();
+    outputs.sort();
+    assert_eq!(outputs.len(), expected.len(), "{outputs:?}");
+    for output in expected {
+        assert!(outputs.iter().any(|it| it == output), "{outputs:?}");
+    }
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
 fn a_client_that_does_not_answer_a_close_is_cut_off() {
     let mut bench = Bench::new();
     let key = bench.subscribed();

@@ -430,7 +430,7 @@ impl Engine {
     }
 
     /// Ends the client's connection at once, whatever it still has to get.
-    fn drop_client(&mut self, key: ConnectionKey, now: Instant) {
+    pub(super) fn drop_client(&mut self, key: ConnectionKey, now: Instant) {
         if self
             .websocket(key)
             .is_some_and(|socket| socket.has_client())
