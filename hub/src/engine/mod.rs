@@ -379,8 +379,7 @@ impl Engine {
 
     fn drop_slow(&mut self, key: ConnectionKey) {
         self.counters.slow_consumers.increment();
-        let connection = self.connections.get(key);
-        if connection.is_some_and(|it| matches!(it.phase, Phase::WebSocket(..))) {
+        if self.talk(key).is_some() {
             // Its origin has to know.
             self.drop_client(key, self.now);
         } else {
@@ -595,8 +594,12 @@ impl Engine {
         connection.deadline = Some(deadline);
         self.deadlines.remind(key, deadline);
         // A client that does not read what it has needs no sign of life on top, and one must not
-        // stand in the middle of a body.
-        if connection.outbox.is_empty() && !connection.is_amid_body() {
+        // stand in the middle of a body or message.
+        let is_amid = match &connection.phase {
+            Phase::WebSocket(front, _) => front.lane == Lane::Busy,
+            _ => connection.is_amid_body(),
+        };
+        if connection.outbox.is_empty() && !is_amid {
             self.counters.keep_alives.increment();
             connection.outbox.push(rule.bytes.clone());
             mark_dirty(&mut self.dirty, key, connection);

@@ -35,6 +35,7 @@ impl Engine {
         mut input: &[u8],
         now: Instant,
     ) -> Flow {
+        self.now = now;
         let Some(socket) = self.websocket(key) else {
             return Flow::Going;
         };

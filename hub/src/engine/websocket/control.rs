@@ -306,7 +306,7 @@ impl Engine {
         match std::mem::replace(&mut socket.origin, Origin::None) {
             Origin::OverHttp(mut over_http) => {
                 over_http.close(Bytes::new());
-                // Whatever it answers is for nobody.
+                // Whatever it answers, nobody reads it.
                 over_http.vanish();
                 socket.origin = Origin::Leaving(over_http);
             }

@@ -16,6 +16,8 @@ mod client;
 mod control;
 mod native;
 mod origin;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod simulation;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -124,6 +126,14 @@ pub(super) enum Talk {
     Ended,
     /// The connection is gone; the origin has to know.
     Gone,
+}
+
+/// Who has to do something before the origin is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The client reads; the next write tells.
+    OfClient,
+    Other,
 }
 
 /// Whether a peer is read from.
@@ -289,7 +299,7 @@ impl Engine {
         }
     }
 
-    fn talk(&mut self, key: ConnectionKey) -> Option<Talk> {
+    pub(super) fn talk(&mut self, key: ConnectionKey) -> Option<Talk> {
         Some(self.websocket(key)?.talk)
     }
 
@@ -477,7 +487,7 @@ impl Engine {
 
     /// Asks the origin what there is to ask, takes care of times, and forgets what is over.
     pub(super) fn tend(&mut self, key: ConnectionKey, now: Instant) {
-        self.ask_origin(key, now);
+        let turn = self.ask_origin(key, now);
         let Some(socket) = self.websocket(key) else {
             return;
         };
@@ -496,9 +506,13 @@ impl Engine {
             return;
         }
         let delayed = socket.delayed.as_ref().map(|delayed| delayed.at);
-        let origin = match &socket.origin {
-            Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.poll_timeout(),
-            Origin::Native(_) | Origin::Test | Origin::None => None,
+        let origin = match (&socket.origin, turn) {
+            // Its time may have come, but it has to wait for the client, which no time tells.
+            (_, Turn::OfClient) => None,
+            (Origin::OverHttp(over_http) | Origin::Leaving(over_http), _) => {
+                over_http.poll_timeout()
+            }
+            (Origin::Native(_) | Origin::Test | Origin::None, _) => None,
         };
         let next = [delayed, origin, socket.closes_at]
             .into_iter()

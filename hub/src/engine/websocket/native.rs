@@ -135,6 +135,7 @@ impl Engine {
         mut input: &[u8],
         now: Instant,
     ) -> Flow {
+        self.now = now;
         let rules = Rules {
             masking: Masking::Forbidden,
             deflate: None,
@@ -198,6 +199,7 @@ impl Engine {
 
     /// The connection to a native origin is gone.
     pub(crate) fn handle_origin_gone(&mut self, key: ConnectionKey, now: Instant) {
+        self.now = now;
         let Some(socket) = self.websocket(key) else {
             return;
         };
@@ -225,12 +227,13 @@ impl Engine {
         }
     }
 
-    /// The rest of a message never comes.
+    /// The rest of a message never comes, and so nothing can stand behind it but a close.
     fn drop_unfinished(&mut self, key: ConnectionKey) {
-        if let Some(native) = self.native(key) {
-            native.verdict = None;
+        if let Some(native) = self.native(key)
+            && native.is_amid_message()
+        {
+            native.take_waiting();
         }
-        self.refresh_lane(key);
     }
 
     /// A control frame, which may stand between the frames of a message; RFC 6455 §5.4.

@@ -11,7 +11,7 @@ use grip::websocket::extension::{Extension, Frames, Word};
 use grip::websocket::over_http::AnswerFields;
 use http::HeaderMap;
 
-use super::{MUCH, Origin, Talk};
+use super::{MUCH, Origin, Talk, Turn};
 use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Output};
 use crate::frames::{self, PIECE};
@@ -23,24 +23,24 @@ const JITTER: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Hands the next request out, if one is due and the client reads what it got before.
-    pub(super) fn ask_origin(&mut self, key: ConnectionKey, now: Instant) {
+    pub(super) fn ask_origin(&mut self, key: ConnectionKey, now: Instant) -> Turn {
         let Some(connection) = self.connections.get(key) else {
-            return;
+            return Turn::Other;
         };
         let pending = connection.outbox.pending_bytes();
         let Phase::WebSocket(front, socket) = &mut connection.phase else {
-            return;
+            return Turn::Other;
         };
         if pending > MUCH && socket.has_client() {
             front.care = Care::AfterWrite;
-            return;
+            return Turn::OfClient;
         }
         let handshake = Arc::clone(&socket.handshake);
         let Some(over_http) = socket.over_http() else {
-            return;
+            return Turn::Other;
         };
         let Some(request) = over_http.poll_request(now) else {
-            return;
+            return Turn::Other;
         };
         let mut meta = HeaderMap::new();
         for (name, value) in over_http.meta() {
@@ -53,6 +53,7 @@ impl Engine {
             request,
             meta,
         });
+        Turn::Other
     }
 
     /// What came of [`Output::Exchange`].
@@ -62,6 +63,7 @@ impl Engine {
         exchanged: Result<(AnswerFields, Bytes), ExchangeError>,
         now: Instant,
     ) {
+        self.now = now;
         let Some(socket) = self.websocket(key) else {
             return;
         };
