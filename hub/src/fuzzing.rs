@@ -13,6 +13,22 @@ pub fn engine(bytes: &[u8]) {
     crate::engine::simulation::simulate(bytes);
 }
 
+/// Runs the operations that the bytes choose against an engine that holds WebSockets.
+///
+/// # Panics
+/// If it breaks a promise.
+pub fn websockets(bytes: &[u8]) {
+    crate::engine::websocket::simulation::simulate(bytes);
+}
+
+/// Reads the bytes as WebSocket frames, all at once and in parts that the first byte chooses.
+///
+/// # Panics
+/// If what is read depends on the parts.
+pub fn frames(bytes: &[u8]) {
+    crate::frames::check_splits(bytes);
+}
+
 /// Whether the control port lets a request with this head publish.
 pub fn may_publish(
     config: &Config,

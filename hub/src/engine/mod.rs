@@ -646,12 +646,13 @@ impl Engine {
     pub(crate) fn handle_gone(&mut self, key: ConnectionKey, now: Instant) {
         self.now = now;
         if let Some(connection) = self.connections.get(key) {
-            let is_websocket = matches!(connection.phase, Phase::WebSocket(..));
             self.counters.clients_gone.increment();
-            if is_websocket {
-                self.client_is_gone(key, now);
-            } else {
-                self.forget(key);
+            match &connection.phase {
+                Phase::WebSocket(..) => self.client_is_gone(key, now),
+                Phase::Opening(opening) if matches!(opening.kind, HoldKind::WebSocket(_)) => {
+                    self.miss_websocket(key, now);
+                }
+                _ => drop(self.forget(key)),
             }
         }
         self.check_invariants();

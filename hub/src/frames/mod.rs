@@ -8,6 +8,8 @@ mod decode;
 mod deflate;
 mod encode;
 mod encoded;
+#[cfg(any(test, feature = "fuzzing"))]
+mod splits;
 
 use bytes::Bytes;
 use grip::publish::WsMessageKind;
@@ -16,6 +18,9 @@ pub(crate) use decode::Decoder;
 pub(crate) use deflate::Deflate;
 pub(crate) use encode::{Mask, close, deflated, message, piece, split};
 pub(crate) use encoded::Encoded;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use splits::check_splits;
 
 /// Bytes of a message that are handled at once: shorter frames come whole, longer ones in pieces
 /// of this size.

@@ -653,3 +653,165 @@ fn the_test_origin_sends_back_what_comes() {
     bench.text(key, "x");
     assert_eq!(bench.frames(key), ["Text x"]);
 }
+
+const DETACH: &str = "TEXT 13\r\nc:{\"type\":\"detach\"}\r\n";
+
+#[test]
+fn an_origin_that_detached_hears_one_close_and_is_asked_no_more() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.refresh(key);
+    bench.answer_with(key, fields(&[("keep-alive-interval", "20")]), DETACH);
+    assert_eq!(bench.outputs(), [r"exchange CLOSE\r\n"]);
+    bench.answer(key, "TEXT 6\r\nm:late\r\n");
+    bench.wait(100);
+    assert_eq!(bench.outputs(), [""; 0]);
+    assert_eq!(bench.frames(key), [""; 0]);
+    bench.engine.handle_gone(key, bench.now);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn nothing_waits_for_an_origin_once_the_hub_has_closed() {
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.refresh(key);
+    bench.answer_with(key, fields(&[("keep-alive-interval", "20")]), "");
+    bench.publish("a", r#""ws-message":{"action":"close"}"#);
+    assert_eq!(bench.outputs(), ["detach a", r"exchange CLOSE\r\n"]);
+    bench.answer(key, "");
+    bench.closes(key, b"");
+    assert_eq!(bench.frames(key), ["Close", "end"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
+fn an_origin_that_waits_for_its_client_is_asked_once_that_has_read() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.refresh(key);
+    let much = format!("TEXT 30d42\r\nm:{}\r\n", "x".repeat(200_000));
+    let answer = (fields(&[("keep-alive-interval", "20")]), Bytes::from(much));
+    bench.engine.handle_exchanged(key, Ok(answer), bench.now);
+    bench.wait(60);
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.frames(key);
+    assert_eq!(bench.outputs(), [r"exchange "]);
+}
+
+#[test]
+fn a_slow_consumer_is_told_to_the_origin() {
+    for told in [r"exchange DISCONNECT\r\n", "drop origin"] {
+        let mut bench = Bench::new();
+        if told == "drop origin" {
+            let key = bench.native();
+            bench.origin_sends(key, &whole(r#"c:{"type":"subscribe","channel":"a"}"#));
+            bench.attach(key);
+        } else {
+            bench.subscribed();
+        }
+        bench.outputs();
+        let long = format!(r#""ws-message":{{"content":"{}"}}"#, "x".repeat(101));
+        bench.publish("a", &long);
+        let outputs = bench.outputs();
+        assert!(outputs.contains(&"drop client".to_owned()), "{outputs:?}");
+        assert!(outputs.contains(&told.to_owned()), "{outputs:?}");
+        bench.check_count(|counters| &counters.slow_consumers, 1);
+        bench.check_count(|counters| &counters.held_websockets, 0);
+    }
+}
+
+#[test]
+fn a_client_that_is_gone_before_it_began_is_told_to_the_origin() {
+    let mut bench = Bench::new();
+    let handshake = handshake("* a:1,over_http,sub=a");
+    let implicit = handshake.target().subscribe.clone();
+    let start = WebSocketStart {
+        head: Bytes::from_static(b"101 "),
+        handshake,
+        origin: OriginStart::OverHttp {
+            fields: fields(&[]),
+            events: vec![event::Event::Text(Bytes::from_static(b"m:x"))],
+        },
+        extension: grip(),
+        deflate: None,
+    };
+    let hold = Hold {
+        kind: HoldKind::WebSocket(Box::new(start)),
+        slots: Slot::all(&[], "", &implicit),
+        after: AfterHold::Close,
+        session: None,
+    };
+    let key = bench.engine.open(hold, bench.now);
+    assert_eq!(bench.outputs(), ["attach a"]);
+    bench.engine.handle_gone(key, bench.now);
+    let told = ["detach a", "listen", r"exchange DISCONNECT\r\n"];
+    assert_eq!(bench.outputs(), told);
+    bench.attach(key);
+    bench.answer(key, "");
+    assert_eq!(bench.outputs(), [""; 0]);
+    assert_eq!(bench.engine.len(), 0);
+    bench.check_count(|counters| &counters.held_websockets, 0);
+}
+
+#[test]
+fn what_waits_for_the_end_of_a_message_is_not_sent_into_it() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.origin_sends(key, &whole(r#"c:{"type":"subscribe","channel":"a"}"#));
+    bench.attach(key);
+    let beat = r#"c:{"type":"keep-alive","content":"beat","timeout":2}"#;
+    bench.origin_sends(key, &whole(beat));
+    bench.origin_sends(key, &piece(Place::First, "m:begun"));
+    bench.publish("a", r#""ws-message":{"content":"item"}"#);
+    assert_eq!(bench.written(key), "\x01\x05begun");
+    bench.wait(10);
+    bench.origin_sends(key, &frames::close(b"\x03\xe8", Mask::None));
+    assert_eq!(bench.frames(key), ["Close 1000"]);
+}
+
+#[test]
+fn an_origin_that_was_stopped_by_items_is_read_on() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    let large = piece(Place::Whole, &format!("m:{}", "x".repeat(200_000)));
+    bench.origin_sends(key, &large);
+    bench.frames(key);
+    // Its messages are written, and what waits is not its own.
+    let outbox = bench.engine.outbox(key).unwrap();
+    outbox.push(large.slice(..));
+    let flow = bench
+        .engine
+        .handle_origin_input(key, &whole("dropped"), bench.now);
+    assert_eq!(flow, Flow::Stopped);
+    bench.outputs();
+    while bench.engine.next_dirty().is_some() {}
+    while bench.engine.outbox(key).unwrap().pop().is_some() {}
+    bench.engine.handle_flushed(key, bench.now);
+    assert_eq!(bench.outputs(), ["resume origin"]);
+}
+
+#[test]
+fn a_client_that_was_stopped_can_close_once_its_native_origin_is_lost() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    let large = frames::message(WsMessageKind::Text, &vec![b'x'; 100_000], KEY);
+    let flow = bench.engine.handle_input(key, &large, bench.now);
+    assert_eq!(flow, Flow::Stopped);
+    bench.outputs();
+    bench.engine.handle_origin_gone(key, bench.now);
+    assert_eq!(bench.outputs(), ["resume"]);
+}
+
+#[test]
+fn a_client_that_does_not_read_the_hubs_pongs_is_not_read_either() {
+    let mut bench = Bench::new();
+    let key = bench.websocket(DETACH);
+    bench.outputs();
+    let ping = frames::message(WsMessageKind::Ping, &[b'x'; 125], KEY);
+    let many = std::iter::repeat_with(|| bench.engine.handle_input(key, &ping, bench.now));
+    let read = many.take(10_000).take_while(|flow| *flow == Flow::Going);
+    assert!(read.count() < 2000);
+    bench.frames(key);
+    assert_eq!(bench.outputs(), ["resume"]);
+}

@@ -8,7 +8,8 @@ use grip::websocket::close::Close;
 use grip::websocket::event::Event;
 use grip::websocket::over_http::BUFFER;
 
-use super::{Flow, Origin, Talk};
+use super::{Flow, MUCH, Origin, Talk};
+use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Output};
 use crate::frames::{self, Decoder, Input, Mask, Masking, MessageKind, Piece, Place, Rules};
 use crate::mailbox::ConnectionKey;
@@ -73,7 +74,11 @@ impl Engine {
 
     /// Whether there is room for more of the client's messages.
     fn check_flow(&mut self, key: ConnectionKey, assembled: usize) -> Flow {
-        let Some(socket) = self.websocket(key) else {
+        let Some(connection) = self.connections.get(key) else {
+            return Flow::Going;
+        };
+        let pending = connection.outbox.pending_bytes();
+        let Phase::WebSocket(front, socket) = &mut connection.phase else {
             return Flow::Going;
         };
         let is_full = match &socket.origin {
@@ -83,7 +88,13 @@ impl Engine {
                 room < BUFFER && room <= assembled
             }
             Origin::Native(native) => native.is_full(),
-            Origin::Leaving(_) | Origin::Test | Origin::None => false,
+            // What the hub itself answers waits for the client.
+            Origin::Leaving(_) | Origin::Test | Origin::None => {
+                if pending > MUCH {
+                    front.care = Care::AfterWrite;
+                }
+                pending > MUCH
+            }
         };
         socket.flow = if is_full { Flow::Stopped } else { Flow::Going };
         socket.flow

@@ -32,7 +32,7 @@ use grip::websocket::event::Event;
 use grip::websocket::extension::Extension;
 use grip::websocket::over_http::{AnswerFields, OverHttp};
 
-use super::connections::{Care, Connection, Front, Lane, Phase};
+use super::connections::{Care, Connection, Front, HoldKind, Lane, Phase};
 use super::{ENDING, Engine, Output, mark_dirty};
 use crate::frames::{self, Deflate, Mask};
 use crate::handshake::Handshake;
@@ -291,6 +291,31 @@ impl Engine {
         self.tend(key, now);
     }
 
+    /// The client is gone before its WebSocket has begun. Its origin has accepted it, and has to
+    /// know.
+    pub(super) fn miss_websocket(&mut self, key: ConnectionKey, now: Instant) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let phase = std::mem::replace(&mut connection.phase, Phase::Ending);
+        let Phase::Opening(opening) = phase else {
+            connection.phase = phase;
+            return;
+        };
+        let HoldKind::WebSocket(mut start) = opening.kind else {
+            return;
+        };
+        let names = opening.slots.into_iter().map(|slot| slot.channel).collect();
+        self.outputs.push_back(Output::Detach(names));
+        match &mut start.origin {
+            OriginStart::OverHttp { events, .. } => events.clear(),
+            OriginStart::Test(channels) => channels.clear(),
+            OriginStart::Native => {}
+        }
+        self.begin_websocket(key, start, now);
+        self.client_is_gone(key, now);
+    }
+
     /// The WebSocket of a connection, with the connection's outbox.
     fn websocket(&mut self, key: ConnectionKey) -> Option<&mut WebSocket> {
         match &mut self.connections.get(key)?.phase {
@@ -506,13 +531,11 @@ impl Engine {
             return;
         }
         let delayed = socket.delayed.as_ref().map(|delayed| delayed.at);
-        let origin = match (&socket.origin, turn) {
+        let origin = match &socket.origin {
             // Its time may have come, but it has to wait for the client, which no time tells.
-            (_, Turn::OfClient) => None,
-            (Origin::OverHttp(over_http) | Origin::Leaving(over_http), _) => {
-                over_http.poll_timeout()
-            }
-            (Origin::Native(_) | Origin::Test | Origin::None, _) => None,
+            _ if turn == Turn::OfClient => None,
+            Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.poll_timeout(),
+            Origin::Native(_) | Origin::Test | Origin::None => None,
         };
         let next = [delayed, origin, socket.closes_at]
             .into_iter()
@@ -549,6 +572,7 @@ impl Engine {
     /// Some of what waits for the client is written, or all. Says whether its connection ends.
     pub(super) fn websocket_written(&mut self, key: ConnectionKey, now: Instant) -> bool {
         self.resume_origin(key);
+        self.resume_client(key);
         let Some(connection) = self.connections.get(key) else {
             return false;
         };

@@ -11,6 +11,7 @@ use grip::websocket::extension::{Frames, Word};
 
 use super::origin::read;
 use super::{Flow, MUCH, Origin, Talk};
+use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Outbox, Output};
 use crate::frames::{self, Decoder, Input, Mask, Masking, MessageKind, Piece, Place, Rules};
 use crate::mailbox::ConnectionKey;
@@ -155,14 +156,15 @@ impl Engine {
         let Some(connection) = self.connections.get(key) else {
             return Flow::Going;
         };
-        let is_much = connection.outbox.pending_bytes() > MUCH;
-        match self.native(key) {
-            Some(native) if is_much => {
-                native.flow = Stop::Yes;
-                Flow::Stopped
-            }
-            _ => Flow::Going,
+        if connection.outbox.pending_bytes() > MUCH
+            && let Phase::WebSocket(front, socket) = &mut connection.phase
+            && let Origin::Native(native) = &mut socket.origin
+        {
+            front.care = Care::AfterWrite;
+            native.flow = Stop::Yes;
+            return Flow::Stopped;
         }
+        Flow::Going
     }
 
     fn native(&mut self, key: ConnectionKey) -> Option<&mut Native> {
@@ -211,6 +213,7 @@ impl Engine {
         if self.talk(key) == Some(Talk::Open) {
             self.lose_origin(key, Close::BAD_GATEWAY, "the origin is gone", now);
         }
+        self.resume_client(key);
         self.tend(key, now);
         self.check_invariants();
     }

@@ -79,6 +79,10 @@ struct Socket {
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a client knows is so or not"
+)]
 struct Client {
     is_there: bool,
     is_stopped: bool,
@@ -97,6 +101,10 @@ struct Client {
 
 /// The other end of the hub.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what an origin knows is so or not"
+)]
 struct Side {
     is_native: bool,
     is_there: bool,
@@ -446,8 +454,8 @@ impl<'a> Simulation<'a> {
         let bytes = match choice {
             0..=5 if !side.is_amid => text(Place::Whole, &control),
             6 | 7 if !side.is_amid => text(Place::Whole, b"m:said"),
-            8 if !side.is_amid => text(Place::Whole, &[b'm'; 150_000]),
-            9 if !side.is_amid => text(Place::Whole, &[b"m:", &[b'q'; 250_000][..]].concat()),
+            8 if !side.is_amid => text(Place::Whole, &vec![b'm'; 150_000]),
+            9 if !side.is_amid => text(Place::Whole, &[b"m:", &vec![b'q'; 250_000][..]].concat()),
             10..=13 if !side.is_amid => {
                 side.is_amid = true;
                 text(
@@ -945,9 +953,7 @@ mod tests {
 
     #[test]
     fn websockets_keep_their_promises_whatever_happens() {
-        let seeds = std::env::var("SEEDS").map_or(400, |it| it.parse().unwrap());
-        for seed in 1..=seeds {
-            println!("seed {seed}");
+        for seed in 1..=1000 {
             let mut state: u64 = seed;
             let bytes: Vec<u8> = std::iter::repeat_with(|| {
                 state = state
