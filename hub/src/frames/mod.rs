@@ -19,7 +19,7 @@ pub(crate) use deflate::Deflate;
 pub(crate) use encode::{Mask, close, deflated, message, piece, split};
 pub(crate) use encoded::Encoded;
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) use splits::check_splits;
 
 /// Bytes of a message that are handled at once: shorter frames come whole, longer ones in pieces

@@ -401,7 +401,7 @@ impl OverHttp {
                 self.queue = None;
             }
             // It closed before it heard the client's close, and still has to hear it.
-            (State::Closing, Some(Event::Close(_))) => {
+            (State::Closing | State::Leaving, Some(Event::Close(_))) => {
                 self.state = State::Leaving;
                 if let Some(queue) = &mut self.queue {
                     queue.keep_close();

@@ -543,15 +543,25 @@ fn closes_that_cross_are_both_heard() {
 
 #[test]
 fn an_origin_that_closes_and_does_not_accept_a_close_hears_it_alone() {
-    let mut bench = Bench::new();
-    bench.text("ab");
-    bench.close("");
-    bench.asks("TEXT 2\r\nab\r\nCLOSE\r\n");
-    let answer = bench.hear(&[("content-bytes-accepted", "1")], "CLOSE\r\n");
-    assert_eq!(answer, Ok(vec![Event::Close(Bytes::new())]));
-    bench.asks("CLOSE\r\n");
-    bench.hears(&[]);
-    bench.is_over();
+    let unheard = || {
+        let mut bench = Bench::new();
+        bench.text("ab");
+        bench.close("");
+        bench.asks("TEXT 2\r\nab\r\nCLOSE\r\n");
+        bench
+    };
+    let vanished = || {
+        let mut bench = unheard();
+        bench.it.vanish();
+        bench
+    };
+    for mut bench in [unheard(), vanished()] {
+        let answer = bench.hear(&[("content-bytes-accepted", "1")], "CLOSE\r\n");
+        assert_eq!(answer, Ok(vec![Event::Close(Bytes::new())]));
+        bench.asks("CLOSE\r\n");
+        bench.hears(&[]);
+        bench.is_over();
+    }
 }
 
 const GONE: &str = "DISCONNECT\r\n";

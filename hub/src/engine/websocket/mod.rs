@@ -312,7 +312,7 @@ impl Engine {
             OriginStart::Test(channels) => channels.clear(),
             OriginStart::Native => {}
         }
-        self.begin_websocket(key, start, now);
+        self.begin_websocket(key, *start, now);
         self.client_is_gone(key, now);
     }
 
