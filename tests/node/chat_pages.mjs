@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 const [url, scenario] = process.argv.slice(2);
 const patience = 20_000;
 
-const browser = await chromium.launch({
+const options = {
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: [
     "--no-sandbox",
@@ -19,14 +19,15 @@ const browser = await chromium.launch({
     "--disable-component-update",
     "--disable-sync",
   ],
-});
+};
+const browser = await chromium.launch(options);
 const context = await browser.newContext();
 
 const welcomed = (page, times) =>
   page.waitForFunction((times) => chat.welcomes === times, times, { timeout: patience });
 
-const join = async (name) => {
-  const page = await context.newPage();
+const join = async (name, where = context) => {
+  const page = await where.newPage();
   page.on("pageerror", (error) => {
     throw error;
   });
@@ -117,6 +118,12 @@ const scenarios = {
     assert.deepEqual(await ann.evaluate(() => chat.closes), [{ code: 3456, wasClean: true }]);
     await bob.close();
     console.log(await hears("bob", (what) => /^(CLOSE|DISCONNECT)/.test(what)));
+    // This one has no time for a word.
+    const server = await chromium.launchServer(options);
+    const other = await chromium.connect(server.wsEndpoint());
+    await join("dan", other);
+    await server.kill();
+    await hears("dan", (what) => what === "DISCONNECT");
     // The others are as before.
     await say(eve, "alone");
     await shows(eve, ["eve: alone"]);

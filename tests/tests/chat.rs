@@ -90,12 +90,14 @@ async fn the_application_hears_when_a_page_leaves() {
     let served = start().await;
     let end = play(&served, "leave").await;
     served.hub.until_metric("gripline_held_websockets", 0).await;
-    let ann = hears(&served, "ann", 2).await;
-    let of_ann: Vec<_> = ann.iter().map(|(_, what)| what.as_str()).collect();
-    assert_eq!(of_ann, ["OPEN", "CLOSE 3456"]);
-    let bob = hears(&served, "bob", 2).await;
-    let of_bob: Vec<_> = bob.iter().map(|(_, what)| what.as_str()).collect();
-    assert_eq!(of_bob, ["OPEN", end.trim()]);
+    for (name, end) in [
+        ("ann", "CLOSE 3456"),
+        ("bob", end.trim()),
+        ("dan", "DISCONNECT"),
+    ] {
+        let heard = hears(&served, name, 2).await;
+        assert_eq!([&heard[0].1, &heard[1].1], ["OPEN", end], "{name}");
+    }
 }
 
 #[tokio::test]
