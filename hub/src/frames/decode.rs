@@ -283,6 +283,7 @@ impl Frame {
         let mut unmasked = Vec::with_capacity(UNMASKED);
         while payload.len() < PIECE {
             unmasked.clear();
+            let known = payload.len();
             let (before, turn, mut rest) = (self.left, self.turn, *input);
             self.unmask(&mut rest, &mut unmasked, UNMASKED);
             (self.left, self.turn) = (before, turn);
@@ -703,6 +704,27 @@ mod tests {
                 }
             }
             assert_eq!(joined, content, "frames of {size} bytes");
+        }
+    }
+
+    #[test]
+    fn short_compressed_data_may_be_a_long_message() {
+        let rules = compressed(ORIGIN);
+        let deflate = Deflate::with_window_bits(15).unwrap();
+        for length in (1..40).map(|it| it * 97) {
+            let content = vec![b'x'; length];
+            let Some(small) = deflate.compress(&content) else {
+                continue;
+            };
+            let bytes = encode::deflated(WsMessageKind::Text, &small);
+            for step in [1, 3, bytes.len()] {
+                let expected = Input::Piece(Piece {
+                    kind: MessageKind::Text,
+                    place: Place::Whole,
+                    bytes: content.clone().into(),
+                });
+                assert_eq!(read(&bytes, rules, step), Ok(vec![expected]), "{length}");
+            }
         }
     }
 
