@@ -94,6 +94,11 @@ impl Client {
         let stream = TcpStream::connect(addr)
             .await
             .unwrap_or_else(|error| panic!("cannot connect to {addr}: {error}"));
+        Self::of(stream)
+    }
+
+    /// Talks over a connection that there is already.
+    pub(crate) fn of(stream: TcpStream) -> Self {
         Self {
             stream,
             input: Vec::new(),
