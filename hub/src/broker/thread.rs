@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use grip::ChannelName;
@@ -24,6 +25,8 @@ enum Request {
         shard: ShardId,
         connection: ConnectionKey,
         channels: Vec<Attachment>,
+        /// The first so many of all that was ever published come before it.
+        after: u64,
     },
     Detach {
         shard: ShardId,
@@ -49,6 +52,8 @@ pub(crate) struct BrokerHandle {
     /// had to wait here while the broker waits for the shard's mailbox, both would wait for ever.
     requests: mpsc::UnboundedSender<Request>,
     publishes: mpsc::Sender<Publish>,
+    /// How many publishes were put into the queue.
+    published: Arc<AtomicU64>,
 }
 
 impl BrokerHandle {
@@ -63,6 +68,7 @@ impl BrokerHandle {
             shard,
             connection,
             channels,
+            after: self.published.load(Ordering::SeqCst),
         });
     }
 
@@ -75,13 +81,19 @@ impl BrokerHandle {
     ///
     /// Cancel safe: a call that did not finish published nothing.
     pub(crate) async fn publish(&self, item: Item, ticket: Arc<Ticket>) {
-        let _ = self.publishes.send(Publish::Item(item, ticket)).await;
+        self.queue(Publish::Item(item, ticket)).await;
     }
 
     /// Makes every held client ask the origin what it has missed, behind the items that wait;
     /// GRIP `recover`. Waits while the broker is busy.
     pub(crate) async fn recover(&self) {
-        let _ = self.publishes.send(Publish::Recover).await;
+        self.queue(Publish::Recover).await;
+    }
+
+    async fn queue(&self, publish: Publish) {
+        if self.publishes.send(publish).await.is_ok() {
+            self.published.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -90,27 +102,14 @@ pub(crate) fn spawn(
     mailboxes: Vec<mpsc::Sender<Command>>,
     first_subscription: FirstSubscription,
 ) -> io::Result<(BrokerHandle, JoinHandle<()>)> {
-    let (requests, request_queue) = mpsc::unbounded_channel();
-    let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()?;
-    let driver = Driver {
-        broker: Broker::new(mailboxes.len(), first_subscription),
-        mailboxes,
-        requests: request_queue,
-        publishes: publish_queue,
-    };
+    let (handle, driver) = Driver::new(mailboxes, first_subscription);
     let thread = std::thread::Builder::new()
         .name("broker".to_owned())
         .spawn(move || runtime.block_on(driver.run()))?;
-    Ok((
-        BrokerHandle {
-            requests,
-            publishes,
-        },
-        thread,
-    ))
+    Ok((handle, thread))
 }
 
 /// What the broker's thread owns.
@@ -119,9 +118,32 @@ struct Driver {
     mailboxes: Vec<mpsc::Sender<Command>>,
     requests: mpsc::UnboundedReceiver<Request>,
     publishes: mpsc::Receiver<Publish>,
+    /// How many publishes were taken out of the queue.
+    taken: u64,
 }
 
 impl Driver {
+    fn new(
+        mailboxes: Vec<mpsc::Sender<Command>>,
+        first_subscription: FirstSubscription,
+    ) -> (BrokerHandle, Self) {
+        let (requests, request_queue) = mpsc::unbounded_channel();
+        let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
+        let driver = Self {
+            broker: Broker::new(mailboxes.len(), first_subscription),
+            mailboxes,
+            requests: request_queue,
+            publishes: publish_queue,
+            taken: 0,
+        };
+        let handle = BrokerHandle {
+            requests,
+            publishes,
+            published: Arc::default(),
+        };
+        (handle, driver)
+    }
+
     async fn run(mut self) {
         loop {
             let deadline = self.broker.poll_timeout().map(Instant::from_std);
@@ -150,13 +172,14 @@ impl Driver {
                 shard,
                 connection,
                 channels,
+                after,
             } => {
-                // Items that wait already were published before this client came. Were it
-                // attached first, it would get again what its first answer contains.
-                for _ in 0..self.publishes.len() {
-                    let Ok(publish) = self.publishes.try_recv() else {
-                        break;
-                    };
+                // What was published before this client came. Were it attached first, it would get
+                // again what its first answer contains. What was published after it was attached,
+                // as its origin may know, must not come before that.
+                while self.taken < after
+                    && let Ok(publish) = self.publishes.try_recv()
+                {
                     self.publish(publish);
                 }
                 let now = Instant::now().into_std();
@@ -170,6 +193,7 @@ impl Driver {
     }
 
     fn publish(&mut self, publish: Publish) {
+        self.taken += 1;
         match publish {
             Publish::Item(item, ticket) => ticket.add(self.broker.publish(item)),
             Publish::Recover => self.broker.recover(),
@@ -181,20 +205,48 @@ impl Driver {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_thread_keeps_the_brokers_time_and_ends_with_its_last_handle() {
-        let (sender, mut mailbox) = mpsc::channel(8);
-        let (broker, thread) = spawn(vec![sender], FirstSubscription::Update).unwrap();
-        let key = ConnectionKey {
-            index: 0,
-            generation: 1,
-        };
-        let channel = ChannelName::new("a");
+    const KEY: ConnectionKey = ConnectionKey {
+        index: 0,
+        generation: 1,
+    };
+
+    fn attach(broker: &BrokerHandle, channel: &ChannelName) {
         let attachment = Attachment {
             channel: channel.clone(),
             prev_id: None,
         };
-        broker.attach(ShardId(0), key, vec![attachment]);
+        broker.attach(ShardId(0), KEY, vec![attachment]);
+    }
+
+    #[tokio::test]
+    async fn items_are_before_or_behind_an_attached_connection_as_they_were_published() {
+        let (sender, mut mailbox) = mpsc::channel(8);
+        let (broker, driver) = Driver::new(vec![sender], FirstSubscription::Leave);
+        let channel = ChannelName::new("a");
+        let publish = async |broker: &BrokerHandle| {
+            let body = br#"{"items":[{"channel":"a","http-stream":{"content":"x"}}]}"#;
+            let items = grip::publish::parse(body, &grip::Limits::default());
+            let item = items.unwrap().remove(0);
+            broker.publish(item, Ticket::new().0).await;
+        };
+        // All of it waits before the broker looks.
+        publish(&broker).await;
+        attach(&broker, &channel);
+        publish(&broker).await;
+        drop(broker);
+        driver.run().await;
+        let Some(Command::Attached { cursor, .. }) = mailbox.recv().await else {
+            panic!("it is not attached");
+        };
+        assert_eq!(cursor.0, 1);
+    }
+
+    #[test]
+    fn the_thread_keeps_the_brokers_time_and_ends_with_its_last_handle() {
+        let (sender, mut mailbox) = mpsc::channel(8);
+        let (broker, thread) = spawn(vec![sender], FirstSubscription::Update).unwrap();
+        let channel = ChannelName::new("a");
+        attach(&broker, &channel);
         let attached = mailbox.blocking_recv();
         assert!(matches!(attached, Some(Command::Attached { .. })));
         assert_eq!(mailbox.blocking_recv(), Some(Command::Update(channel)));
