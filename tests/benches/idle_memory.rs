@@ -10,127 +10,15 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run fails")]
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-
-use e2e::client::{self, Client};
+use e2e::client::Client;
 use e2e::origin::{Answer, Origin};
+use e2e::released::Hub;
 use e2e::websocket::WebSocket;
 
 /// Each takes one open file here and one in the hub.
 const CLIENTS: usize = 10_000;
 /// Clients that are set up at a time.
 const TOGETHER: usize = 100;
-
-struct Hub {
-    child: Child,
-    listen: SocketAddr,
-    control: SocketAddr,
-}
-
-impl Hub {
-    fn start(origin: &str, kind: Kind) -> Self {
-        let program = cargo_built_hub();
-        let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("hub.toml");
-        let is_compressed = matches!(kind, Kind::CompressedWebSocket);
-        std::fs::write(
-            &config,
-            format!("websocket_compression = {is_compressed}\n"),
-        )
-        .unwrap();
-        let mut child = Command::new(program)
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--control",
-                "127.0.0.1:0",
-                "--origin",
-                origin,
-            ])
-            .args(["--sig-key", "changeme", "--log", "json", "--config"])
-            .arg(&config)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.next().unwrap().unwrap();
-        let record: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = |name: &str| record["fields"][name].as_str().unwrap().parse().unwrap();
-        let (listen, control) = (address("listen"), address("control"));
-        // What else it logs is read, so that it never waits for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self {
-            child,
-            listen,
-            control,
-        }
-    }
-
-    /// Waits until at least so many clients are held.
-    async fn until_held(&self, count: usize) {
-        loop {
-            let metrics = client::get(self.control, "/metrics", &[]).await.text();
-            let held: usize = metrics
-                .lines()
-                .filter(|line| line.starts_with("gripline_held_"))
-                .filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
-                .sum();
-            if held >= count {
-                return;
-            }
-        }
-    }
-
-    /// Bytes of memory that are this process's alone.
-    fn private_bytes(&self) -> usize {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = std::fs::read_to_string(path).unwrap();
-        text.lines()
-            .filter(|line| line.starts_with("Private_"))
-            .map(|line| {
-                line.split_whitespace()
-                    .nth(1)
-                    .unwrap()
-                    .parse::<usize>()
-                    .unwrap()
-                    * 1024
-            })
-            .sum()
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Builds the hub as users do.
-fn cargo_built_hub() -> std::path::PathBuf {
-    let output = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--release",
-            "-p",
-            "gripline-hub",
-            "--message-format",
-            "json",
-        ])
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|message| Some(message["executable"].as_str()?.into()))
-        .next_back()
-        .unwrap()
-}
 
 /// What clients ask for, and whether they get anything at once.
 #[derive(Clone, Copy)]
@@ -220,13 +108,16 @@ async fn hold(hub: &Hub, kind: Kind, held_before: usize, count: usize) -> Vec<Cl
             clients.push(client);
         }
         // Not all at once, or what their set-up took at its peak would be counted.
-        hub.until_held(held_before + clients.len()).await;
+        hub.until("gripline_held_", held_before + clients.len())
+            .await;
     }
     clients
 }
 
 async fn measure(origin: &Origin, kind: Kind) {
-    let hub = Hub::start(&origin.url(), kind);
+    let is_compressed = matches!(kind, Kind::CompressedWebSocket);
+    let config = format!("websocket_compression = {is_compressed}\n");
+    let hub = Hub::start(&origin.url(), &config);
     // Threads, pools and code are paid for once, whatever the number of clients.
     let warm = hold(&hub, kind, 0, TOGETHER).await;
     let before = hub.private_bytes();

@@ -283,7 +283,6 @@ impl Frame {
         let mut unmasked = Vec::with_capacity(UNMASKED);
         while payload.len() < PIECE {
             unmasked.clear();
-            let known = payload.len();
             let (before, turn, mut rest) = (self.left, self.turn, *input);
             self.unmask(&mut rest, &mut unmasked, UNMASKED);
             (self.left, self.turn) = (before, turn);
