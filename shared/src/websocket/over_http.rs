@@ -364,7 +364,8 @@ impl OverHttp {
         if self.is_over() {
             return Ok(Vec::new());
         }
-        let in_flight = self.in_flight.take().ok_or(AnswerError::Unasked)?;
+        let in_flight = self.in_flight.take_if(|it| it.way == Way::Sent);
+        let in_flight = in_flight.ok_or(AnswerError::Unasked)?;
         self.take_fields(fields)?;
         self.accept(&in_flight, fields.accepted)?;
         let mut events = event::decode(body)?;

@@ -696,6 +696,11 @@ fn answers_that_cannot_be() {
         bench.fails(&[], body, error);
     }
     Bench::new().fails(&[], "", AnswerError::Unasked);
+    let mut bench = Bench::new();
+    bench.text("a");
+    bench.asks("TEXT 1\r\na\r\n");
+    bench.it.handle_unsent(bench.now, S).unwrap();
+    bench.fails(&[], "", AnswerError::Unasked);
 }
 
 #[test]
