@@ -440,7 +440,9 @@ fn a_client_waits_while_much_waits_for_its_origin() {
     assert_eq!(flow, Flow::Stopped);
     bench.outputs();
     bench.answer(key, "");
-    assert_eq!(bench.outputs()[..1], ["resume"]);
+    let outputs = bench.outputs();
+    assert!(outputs[0].starts_with("exchange"));
+    assert_eq!(outputs[1..], ["resume"]);
 }
 
 #[test]
@@ -548,6 +550,51 @@ fn a_drain_closes_websockets() {
     bench.engine.drain_some(10, bench.now);
     assert_eq!(bench.frames(key), ["Close 1001"]);
     assert_eq!(bench.outputs(), ["detach a", r"exchange CLOSE\r\n"]);
+}
+
+#[test]
+fn what_there_is_no_room_for_waits_and_is_not_lost() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    // All in one read.
+    let half = frames::message(WsMessageKind::Text, &vec![b'x'; 110_000], KEY);
+    let last = frames::message(WsMessageKind::Text, b"last", KEY);
+    let input = [&half[..], &half, &last].concat();
+    let flow = bench.engine.handle_input(key, &input, bench.now);
+    assert_eq!(flow, Flow::Stopped);
+    let first = bench.outputs().concat();
+    assert!(!first.contains("last"), "there was no room");
+    bench.answer(key, "");
+    let rest = bench.outputs();
+    assert!(rest[0].contains("last"), "{}", rest[0].len());
+    assert_eq!(rest[1], "resume");
+}
+
+#[test]
+fn a_stopped_client_that_is_closed_is_read_on() {
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    let large = frames::message(WsMessageKind::Text, &vec![b'x'; 199_999], KEY);
+    bench.sends(key, &large);
+    let flow = bench.engine.handle_input(key, &large, bench.now);
+    assert_eq!(flow, Flow::Stopped);
+    bench.outputs();
+    bench.publish("a", r#""ws-message":{"action":"close"}"#);
+    assert!(bench.outputs().contains(&"resume".to_owned()));
+    bench.closes(key, b"");
+    assert_eq!(bench.frames(key), ["Close", "end"]);
+}
+
+#[test]
+fn a_native_origin_that_does_not_answer_a_close_is_left() {
+    let mut bench = Bench::new();
+    let key = bench.native();
+    bench.closes(key, b"\x03\xe8");
+    bench.outputs();
+    bench.wait(11);
+    assert_eq!(bench.outputs(), ["drop origin"]);
+    assert_eq!(bench.frames(key), ["Close", "end"]);
+    assert_eq!(bench.engine.len(), 0);
 }
 
 fn piece(place: Place, text: &str) -> Bytes {

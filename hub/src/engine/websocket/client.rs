@@ -8,7 +8,7 @@ use grip::websocket::close::Close;
 use grip::websocket::event::Event;
 use grip::websocket::over_http::BUFFER;
 
-use super::{Flow, MUCH, Origin, Talk};
+use super::{CLOSING, Flow, MUCH, Origin, Talk};
 use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Output};
 use crate::frames::{self, Decoder, Input, Mask, Masking, MessageKind, Piece, Place, Rules};
@@ -20,23 +20,27 @@ pub(crate) struct Incoming {
     decoder: Decoder,
     /// The pieces so far of a message that goes to the origin as one.
     message: BytesMut,
+    /// Bytes that wait until there is room for what they become.
+    unread: BytesMut,
 }
 
 impl Incoming {
     fn is_idle(&self) -> bool {
-        self.decoder.is_idle() && self.message.is_empty()
+        self.decoder.is_idle() && self.message.is_empty() && self.unread.is_empty()
     }
 }
 
 impl Engine {
     /// Bytes that the client sent. Says whether to go on reading.
-    pub(crate) fn handle_input(
-        &mut self,
-        key: ConnectionKey,
-        mut input: &[u8],
-        now: Instant,
-    ) -> Flow {
+    pub(crate) fn handle_input(&mut self, key: ConnectionKey, input: &[u8], now: Instant) -> Flow {
         self.now = now;
+        let flow = self.read(key, input, now);
+        self.check_invariants();
+        flow
+    }
+
+    /// Decodes as much as there is room for; the rest waits.
+    fn read(&mut self, key: ConnectionKey, mut input: &[u8], now: Instant) -> Flow {
         let Some(socket) = self.websocket(key) else {
             return Flow::Going;
         };
@@ -50,7 +54,14 @@ impl Engine {
         while self.talk(key).is_some_and(Talk::hears) {
             match incoming.decoder.decode(&mut input, rules) {
                 Ok(None) => break,
-                Ok(Some(input)) => self.hear(key, &mut incoming, input, now),
+                Ok(Some(found)) => {
+                    self.hear(key, &mut incoming, found, now);
+                    // A few compressed bytes may become many.
+                    if self.check_flow(key, incoming.message.len()) == Flow::Stopped {
+                        incoming.unread.extend_from_slice(input);
+                        break;
+                    }
+                }
                 Err(error) => {
                     self.counters.websocket_errors.increment();
                     self.refuse(key, error.code(), &error.to_string(), now);
@@ -68,7 +79,6 @@ impl Engine {
         {
             socket.incoming = Some(incoming);
         }
-        self.check_invariants();
         self.check_flow(key, assembled)
     }
 
@@ -96,7 +106,12 @@ impl Engine {
                 pending > MUCH
             }
         };
-        socket.flow = if is_full { Flow::Stopped } else { Flow::Going };
+        // After a close nothing is kept of what comes.
+        socket.flow = if is_full && socket.talk == Talk::Open {
+            Flow::Stopped
+        } else {
+            Flow::Going
+        };
         socket.flow
     }
 
@@ -108,8 +123,21 @@ impl Engine {
         if socket.flow == Flow::Going {
             return;
         }
-        let assembled = socket.incoming.as_ref().map_or(0, |it| it.message.len());
-        if self.check_flow(key, assembled) == Flow::Going {
+        let incoming = socket.incoming.as_mut();
+        let (assembled, unread) = incoming.map_or_else(Default::default, |incoming| {
+            let unread = std::mem::take(&mut incoming.unread);
+            (incoming.message.len(), unread)
+        });
+        let mut flow = self.check_flow(key, assembled);
+        if flow == Flow::Going {
+            // Without new bytes, too: what was read may become more.
+            flow = self.read(key, &unread, self.now);
+        } else if let Some(socket) = self.websocket(key)
+            && let Some(incoming) = &mut socket.incoming
+        {
+            incoming.unread = unread;
+        }
+        if flow == Flow::Going {
             self.outputs.push_back(Output::Resume(key));
         }
     }
@@ -168,12 +196,14 @@ impl Engine {
             return;
         }
         match &mut socket.origin {
+            Origin::OverHttp(_) | Origin::Test
+                if incoming.message.len() + piece.bytes.len() > BUFFER =>
+            {
+                incoming.message = BytesMut::new();
+                self.counters.websocket_errors.increment();
+                self.refuse(key, Close::TOO_LARGE, "message too large", now);
+            }
             Origin::OverHttp(over_http) => {
-                if incoming.message.len() + piece.bytes.len() > BUFFER {
-                    incoming.message = BytesMut::new();
-                    self.counters.websocket_errors.increment();
-                    return self.refuse(key, Close::TOO_LARGE, "message too large", now);
-                }
                 let kind = piece.kind;
                 if let Some(content) = incoming.assemble(piece) {
                     over_http.push(event(kind, content));
@@ -184,8 +214,11 @@ impl Engine {
                 self.write_origin(key);
             }
             Origin::Test => {
-                let frame = frames::piece(&piece, Mask::None);
-                self.push_frames(key, frame, now);
+                let kind = WsMessageKind::from(piece.kind);
+                if let Some(content) = incoming.assemble(piece) {
+                    let frame = frames::message(kind, &content, Mask::None);
+                    self.push_frames(key, frame, now);
+                }
             }
             Origin::Leaving(_) | Origin::None => {}
         }
@@ -202,6 +235,7 @@ impl Engine {
             }
             (Talk::Open, Origin::Native(native)) => {
                 native.close(&content);
+                socket.closes_at = Some(now + CLOSING);
                 self.close_received(key);
                 self.write_origin(key);
             }

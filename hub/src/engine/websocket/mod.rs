@@ -418,6 +418,8 @@ impl Engine {
                 socket.talk = Talk::CloseSent;
                 socket.closes_at = Some(now + CLOSING);
                 self.stop_items(key);
+                // Its close frame may stand behind what it was stopped at.
+                self.resume_client(key);
             }
             Talk::CloseReceived => self.end_client(key, now),
             Talk::CloseSent | Talk::Ended | Talk::Gone => {}
@@ -557,7 +559,7 @@ impl Engine {
         socket.reminded = None;
         if socket.closes_at.is_some_and(|at| at <= now) {
             socket.closes_at = None;
-            return self.drop_client(key, now);
+            return self.stop_waiting(key, now);
         }
         if socket
             .delayed
@@ -566,6 +568,22 @@ impl Engine {
         {
             self.flush_delayed(key, now);
         }
+        self.tend(key, now);
+    }
+
+    /// Whoever has to answer a close frame has not.
+    fn stop_waiting(&mut self, key: ConnectionKey, now: Instant) {
+        let Some(socket) = self.websocket(key) else {
+            return;
+        };
+        if socket.talk != Talk::CloseReceived {
+            return self.drop_client(key, now);
+        }
+        if matches!(socket.origin, Origin::Native(_)) {
+            socket.origin = Origin::None;
+            self.outputs.push_back(Output::DropOrigin(key));
+        }
+        self.send_close(key, None, now);
         self.tend(key, now);
     }
 
