@@ -8,7 +8,6 @@
 //! figures.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run fails")]
 
 use e2e::client::Client;
 use e2e::origin::{Answer, Origin};

@@ -202,11 +202,23 @@ async fn measure(origin: &Origin, kind: Kind) -> Figures {
         publish(&hub, number..number + 1).await;
         until_all(&mut heard, CLIENTS).await;
     }
-    let single = report(kind, "one at a time", SINGLE, began, hub.cpu_time() - cpu);
+    let single = report(
+        kind,
+        "one at a time",
+        SINGLE,
+        began,
+        hub.cpu_time().saturating_sub(cpu),
+    );
     let (began, cpu) = (Instant::now(), hub.cpu_time());
     publish(&hub, SINGLE..SINGLE + BURST).await;
     until_all(&mut heard, CLIENTS * BURST).await;
-    let burst = report(kind, "at once", BURST, began, hub.cpu_time() - cpu);
+    let burst = report(
+        kind,
+        "at once",
+        BURST,
+        began,
+        hub.cpu_time().saturating_sub(cpu),
+    );
     Figures { single, burst }
 }
 
