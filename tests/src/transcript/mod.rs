@@ -110,20 +110,29 @@ pub async fn play(path: &Path) -> Result<(), String> {
     transcript.read(path, None)?;
     let whole = |problem: String| format!("{}: {problem}", path.display());
     let mut stage = Stage::new(&transcript.hub).await.map_err(whole)?;
-    for (place, step) in &transcript.steps {
-        // What the kit does not expect is a panic, which does not know the line.
-        let played = AssertUnwindSafe(stage.play(step)).catch_unwind().await;
-        let played = played.unwrap_or_else(|panic| {
-            let problem = panic.downcast_ref::<String>();
-            Err(problem.map_or_else(|| "it panics".to_owned(), String::clone))
-        });
-        played.map_err(|problem| place.problem(&problem))?;
+    let mut played = transcript.play(&mut stage).await;
+    if played.is_ok() {
+        let end = |problem: String| whole(format!("after the last step {problem}"));
+        played = stage.nothing_is_left().await.map_err(end);
     }
-    let end = |problem: String| whole(format!("after the last step {problem}"));
-    stage.nothing_is_left().await.map_err(end)
+    stage.end().await;
+    played
 }
 
 impl Transcript {
+    async fn play(&self, stage: &mut Stage) -> Result<(), String> {
+        for (place, step) in &self.steps {
+            // What the kit does not expect is a panic, which does not know the line.
+            let played = AssertUnwindSafe(stage.play(step)).catch_unwind().await;
+            let played = played.unwrap_or_else(|panic| {
+                let problem = panic.downcast_ref::<String>();
+                Err(problem.map_or_else(|| "it panics".to_owned(), String::clone))
+            });
+            played.map_err(|problem| place.problem(&problem))?;
+        }
+        Ok(())
+    }
+
     fn read(&mut self, path: &Path, within: Option<&Rc<Place>>) -> Result<(), String> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             let problem = format!("{}: {error}", path.display());

@@ -27,6 +27,8 @@ use crate::websocket::Frame;
 const ACCEPT: &str = "{accept}";
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 64;
+/// Nobody answers what the hub says while it ends.
+const DRAIN: &str = "100ms";
 /// Goes through the hub after the last step, so that all that was under way has arrived.
 const LAST_REQUEST: &str = "GET /after-the-last-step HTTP/1.1\r\nHost: example.com\r\n\r\n";
 
@@ -138,8 +140,10 @@ impl Stage {
         match step {
             Step::Send(name, bytes) => {
                 let bytes = replaced(bytes, ACCEPT, &self.accept);
+                let patience = self.patience;
                 let peer = self.peer(name).await?;
-                let sent = peer.stream.write_all(&bytes).await;
+                let sent = timeout(patience, peer.stream.write_all(&bytes)).await;
+                let sent = sent.map_err(|_| format!("{name} cannot send"))?;
                 sent.map_err(|error| error.to_string())
             }
             Step::Receive(name, expected) if name.starts_with('O') => {
@@ -283,7 +287,7 @@ impl Stage {
     }
 
     /// Fails if anybody has received more than the steps say.
-    pub(super) async fn nothing_is_left(mut self) -> Result<(), String> {
+    pub(super) async fn nothing_is_left(&mut self) -> Result<(), String> {
         let addr = self.hub.addr();
         let answered = async {
             let mut stream = TcpStream::connect(addr).await?;
@@ -310,6 +314,15 @@ impl Stage {
         }
         Ok(())
     }
+
+    /// Ends the hub, which has a last word for the origin of each WebSocket. The port is the
+    /// origin's until then: nobody else must hear it.
+    pub(super) async fn end(mut self) {
+        self.peers.clear();
+        self.origin.clear();
+        self.hub.shut_down();
+        self.hub.ended().await;
+    }
 }
 
 /// The settings of a transcript, and what it leaves to the stage.
@@ -325,6 +338,7 @@ fn config(settings: &str, origin: SocketAddr) -> Result<RawConfig, String> {
         config.origin = config.origin.or(own.origin);
     }
     config.shards = config.shards.or(Some(1));
+    config.drain = config.drain.or_else(|| Some(DRAIN.to_owned()));
     config.grip.sig_key = config.grip.sig_key.or(own.grip.sig_key);
     config.grip.sig_iss = config.grip.sig_iss.or(own.grip.sig_iss);
     Ok(config)
