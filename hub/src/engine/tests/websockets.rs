@@ -553,6 +553,16 @@ fn a_drain_closes_websockets() {
 }
 
 #[test]
+fn an_origin_that_disconnects_is_heard_to_its_last_message() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.refresh(key);
+    bench.answer(key, "TEXT 6\r\nm:last\r\nDISCONNECT\r\nTEXT 4\r\nm:no\r\n");
+    assert_eq!(bench.frames(key), ["Text last", "end"]);
+    assert_eq!(bench.engine.len(), 0);
+}
+
+#[test]
 fn what_there_is_no_room_for_waits_and_is_not_lost() {
     let mut bench = Bench::new();
     let key = bench.websocket("");

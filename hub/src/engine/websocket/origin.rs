@@ -123,7 +123,8 @@ impl Engine {
                 Event::Ping(content) => self.pass(key, WsMessageKind::Ping, &content, now),
                 Event::Pong(content) => self.pass(key, WsMessageKind::Pong, &content, now),
                 Event::Close(content) => return self.answer_close(key, &content, now),
-                Event::Disconnect => return self.drop_client(key, now),
+                // What it said before is still for the client.
+                Event::Disconnect => return self.end_client(key, now),
                 // The state machine has refused it where it must not stand.
                 Event::Open => {}
             }

@@ -90,6 +90,8 @@ struct Client {
     has_head: bool,
     /// Whether the hub's close frame was read, behind which nothing stands.
     was_closed: bool,
+    /// Whether the origin may have left without a close.
+    was_left: bool,
     decoder: Decoder,
     /// The text that is coming.
     text: Vec<u8>,
@@ -191,6 +193,7 @@ impl<'a> Simulation<'a> {
         let features = self.choose(32);
         let has = |bit: usize| features & 1 << bit != 0;
         let is_native = route == 3;
+        let events = self.events();
         let extension = has(0).then(grip).flatten();
         let deflate = has(1).then(|| Deflate::with_window_bits(9)).flatten();
         let origin = if is_native {
@@ -199,7 +202,7 @@ impl<'a> Simulation<'a> {
             let keep_alive = has(2).then_some("20");
             OriginStart::OverHttp {
                 fields: fields("keep-alive-interval", keep_alive),
-                events: event::decode(&self.events()).expect("events"),
+                events: event::decode(&events).expect("events"),
             }
         };
         let handshake = Arc::clone(&self.handshakes[route]);
@@ -222,6 +225,7 @@ impl<'a> Simulation<'a> {
             key,
             client: Client {
                 is_there: true,
+                was_left: !is_native && leaves(&events),
                 // Until the engine wants to listen.
                 is_stopped: true,
                 has_head: has(3),
@@ -423,7 +427,9 @@ impl<'a> Simulation<'a> {
             }
             _ => {
                 self.sockets[index].hear(&request);
-                Ok((fields("x", None), self.events()))
+                let events = self.events();
+                self.sockets[index].client.was_left |= leaves(&events);
+                Ok((fields("x", None), events))
             }
         };
         let key = self.sockets[index].key;
@@ -554,7 +560,11 @@ impl<'a> Simulation<'a> {
             socket.read(&bytes);
             if self.engine.handle_flushed(key, self.now).is_some() {
                 assert!(socket.client.is_there, "an end comes once");
-                assert!(socket.client.was_closed, "it ends with a close frame");
+                let client = &socket.client;
+                assert!(
+                    client.was_closed || client.was_left,
+                    "it ends with a close frame"
+                );
                 socket.client.is_there = false;
             }
         }
@@ -945,6 +955,11 @@ fn fields(name: &'static str, value: Option<&'static str>) -> AnswerFields {
 
 fn failed() -> ExchangeError {
     ExchangeError::from(SendError::Closed)
+}
+
+/// Whether an origin goes without a close.
+fn leaves(events: &Bytes) -> bool {
+    event::decode(events).is_ok_and(|events| events.contains(&Event::Disconnect))
 }
 
 #[cfg(test)]
