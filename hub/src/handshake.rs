@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http::header::{self, HeaderMap, HeaderName};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Uri};
 use uuid::Uuid;
 
 use crate::errand::{Behalf, Way};
-use crate::proxy::{Trust, origin_uri};
 use crate::routes::{Route, Security, Target};
 
 /// A client's handshake, from which all later requests for it are made.
@@ -44,6 +43,13 @@ pub(crate) struct Shake<'a> {
     pub(crate) offer: Offer,
     /// Whether the client is told what is wrong.
     pub(crate) tells_errors: bool,
+}
+
+/// Whether the client is another GRIP proxy, which acts on instructions by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    Client,
+    Proxy,
 }
 
 /// Which extensions the hub offers to the origin.
@@ -142,6 +148,27 @@ impl Handshake {
             route: Arc::clone(&self.route),
         })
     }
+}
+
+/// The request as its origin knows it, in memory of its own: a hold may keep it for long, and must
+/// not keep the buffer that the request was read into.
+pub(crate) fn origin_uri(
+    route: &Route,
+    headers: &HeaderMap,
+    path: &PathAndQuery,
+    security: Security,
+) -> Uri {
+    let named = route.as_host.as_ref().map(Authority::as_str);
+    let asked = || headers.get(header::HOST)?.to_str().ok();
+    let host = named.or_else(asked).unwrap_or("localhost");
+    let scheme = match security {
+        Security::Plain => "http",
+        Security::Tls => "https",
+    };
+    let build = |host| format!("{scheme}://{host}{path}").parse::<Uri>();
+    build(host)
+        .or_else(|_| build("localhost"))
+        .unwrap_or_default()
 }
 
 /// Names that most handshakes have, written as their place in this list, counted from 1; 0 stands

@@ -23,6 +23,7 @@ mod dressing;
 mod engine;
 mod errand;
 mod errands;
+mod exchange;
 mod frames;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

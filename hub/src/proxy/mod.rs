@@ -30,7 +30,7 @@ use grip::hold::Answer;
 use grip::websocket::event;
 use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Response, Uri, Version};
+use http::{HeaderValue, Method, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use tokio::sync::watch;
@@ -40,6 +40,7 @@ use crate::counters::Counters;
 use crate::dressing::Dressing;
 use crate::engine::{AfterHold, Hold, HoldKind};
 use crate::errand::{Again, Behalf, Way};
+use crate::handshake::{Trust, origin_uri};
 use crate::routes::{Lookup, Protocol, Route, Routes, Security, Setting};
 use crate::upstream::{TlsConfig, Upstream};
 use body::Progress;
@@ -49,10 +50,9 @@ use request::{PUSHPIN_ROUTE, Preparation};
 pub(crate) use body::{Content, OriginBody, ResponseBody};
 pub(crate) use link::{Links, resolve, way};
 pub(crate) use replay::Original;
-pub(crate) use request::Trust;
 pub(crate) use response::{is_encoded, respond};
 pub(crate) use target::endpoint;
-pub(crate) use websocket::{ExchangeError, Farewell};
+pub(crate) use websocket::Farewell;
 
 /// A shard's way to the origins.
 #[derive(Debug)]
@@ -378,28 +378,6 @@ fn check_head(headers: &HeaderMap) -> Result<(), ProxyError> {
         (Some(only), None) if is_chunked(only) => Ok(()),
         _ => Err(ProxyError::TransferCoding),
     }
-}
-
-/// The request as its origin knows it, in memory of its own: a hold may keep it for long, and must
-/// not keep the buffer that the request was read into.
-pub(crate) fn origin_uri(
-    route: &Route,
-    headers: &HeaderMap,
-    path: &PathAndQuery,
-    security: Security,
-) -> Uri {
-    let host = match &route.as_host {
-        Some(host) => host.as_str(),
-        None => headers.get(HOST).map_or("localhost", text),
-    };
-    let scheme = match security {
-        Security::Plain => "http",
-        Security::Tls => "https",
-    };
-    let build = |host| format!("{scheme}://{host}{path}").parse::<Uri>();
-    build(host)
-        .or_else(|_| build("localhost"))
-        .unwrap_or_default()
 }
 
 /// A header's value where only text has a meaning; what is no text matches nothing.

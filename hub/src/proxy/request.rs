@@ -12,6 +12,7 @@ use http::{HeaderValue, Uri, Version};
 
 use crate::config::{Config, ForwardedFor, SetProtocol, Signature};
 use crate::errand::Last;
+use crate::handshake::Trust;
 use crate::routes::{Grip, OrigHeaders, Protocol, Route, Security};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -24,13 +25,6 @@ pub(super) const PUSHPIN_ROUTE: HeaderName = HeaderName::from_static("pushpin-ro
 const ORIGINAL_MARK: &str = "eb9bf0f5-";
 /// What a request without `Host` is taken to be for.
 const DEFAULT_HOST: HeaderValue = HeaderValue::from_static("localhost");
-
-/// Whether the client is another GRIP proxy, which acts on instructions by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trust {
-    Client,
-    Proxy,
-}
 
 impl Trust {
     /// A client is a proxy if it signs with the key that only proxies know; GRIP `Grip-Sig`.

@@ -19,7 +19,6 @@ use hyper::ext::ReasonPhrase;
 use super::body::ResponseBody;
 use super::error::ProxyError;
 use super::link::Links;
-use super::request::Trust;
 use super::{Asked, Held, Outcome, Proxy};
 use crate::config::Limits;
 use crate::dressing::Dressing;
@@ -27,6 +26,7 @@ use crate::engine::{
     AfterBody, AfterHold, AfterStart, Hold, HoldKind, KeepAliveRule, Repeat, Reply, Session, Slot,
     StreamFraming, Waiting,
 };
+use crate::handshake::Trust;
 use crate::routes::{Grip, Target};
 
 /// How long the rest of a request's body is waited for before its client is held.

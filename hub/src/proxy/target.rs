@@ -10,10 +10,10 @@ use hyper::body::Incoming;
 
 use super::body::Content;
 use super::error::ProxyError;
-use super::request::Trust;
 use super::response::{Age, Origin};
 use super::{Asked, Outcome, Proxy, response, test_origin, text};
 use crate::errand::Behalf;
+use crate::handshake::Trust;
 use crate::routes::{Addresses, Grip, Route, Target, TargetKind, Verify};
 use crate::upstream::{
     ClientCertificatePaths, Endpoint, Reach, Security, SendError, TlsRules, Verification,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use grip::websocket::over_http::{self, AnswerFields};
+use grip::websocket::over_http;
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -33,12 +33,13 @@ use crate::counters::Counters;
 use crate::engine::{AfterHold, Engine, Flow, Outbox, Output, Reply, SlowConsumer};
 use crate::errand::{Again, Errand, News, Receipt, Report};
 use crate::errands::ErrandsHandle;
+use crate::exchange::Exchanged;
 use crate::handshake::Handshake;
 use crate::life::{Life, draining};
 use crate::listen::{self, Handover};
 use crate::mailbox::{Command, ConnectionKey, ShardId};
 use crate::pipe::{PipeEvent, Pipes, Verdict};
-use crate::proxy::{ExchangeError, Held, Proxy};
+use crate::proxy::{Held, Proxy};
 use crate::routes::Routes;
 use crate::upstream::TlsConfig;
 use crate::wire::{End, Wire, WireEvent, Wires};
@@ -60,9 +61,6 @@ const VANISHED_AFTER: Duration = Duration::from_mins(2);
 const DRAIN_BEAT: Duration = Duration::from_millis(50);
 /// Fewest connections that a drain lets go of at a time.
 const DRAIN_LEAST: usize = 100;
-
-/// What came of a request with events.
-type Exchanged = Result<(AnswerFields, Bytes), ExchangeError>;
 
 /// Whatever wakes a shard.
 enum Event {

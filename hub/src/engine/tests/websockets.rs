@@ -8,9 +8,9 @@ use http::uri::PathAndQuery;
 
 use super::*;
 use crate::engine::websocket::{OriginStart, WebSocketStart};
+use crate::exchange::ExchangeError;
 use crate::frames::{self, Decoder, Deflate, Input, Mask, Masking, Piece, Place, Rules};
-use crate::handshake::{Handshake, Offer, Shake};
-use crate::proxy::{ExchangeError, Trust};
+use crate::handshake::{Handshake, Offer, Shake, Trust};
 use crate::routes::Security;
 use crate::upstream::SendError;
 

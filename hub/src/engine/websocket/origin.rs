@@ -8,15 +8,14 @@ use grip::publish::WsMessageKind;
 use grip::websocket::close::Close;
 use grip::websocket::event::Event;
 use grip::websocket::extension::{Extension, Frames, Word};
-use grip::websocket::over_http::AnswerFields;
 use http::HeaderMap;
 
 use super::{MUCH, Origin, Talk, Turn};
 use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Output};
+use crate::exchange::{ExchangeError, Exchanged};
 use crate::frames::{self, PIECE};
 use crate::mailbox::ConnectionKey;
-use crate::proxy::ExchangeError;
 
 /// Retries of connections that failed together are spread over this time.
 const JITTER: Duration = Duration::from_secs(1);
@@ -60,7 +59,7 @@ impl Engine {
     pub(crate) fn handle_exchanged(
         &mut self,
         key: ConnectionKey,
-        exchanged: Result<(AnswerFields, Bytes), ExchangeError>,
+        exchanged: Exchanged,
         now: Instant,
     ) {
         self.now = now;

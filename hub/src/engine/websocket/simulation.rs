@@ -20,10 +20,10 @@ use crate::engine::{
     AfterHold, Engine, ErrandKind, Hold, HoldKind, Outbox, Output, Slot, SlowConsumer,
 };
 use crate::errand::News;
+use crate::exchange::ExchangeError;
 use crate::frames::{self, Decoder, Deflate, Input, Masking, MessageKind, Piece, Place, Rules};
-use crate::handshake::{Handshake, Offer, Shake};
+use crate::handshake::{Handshake, Offer, Shake, Trust};
 use crate::mailbox::{Conflict, Sequence, Sequenced};
-use crate::proxy::{ExchangeError, Trust};
 use crate::routes::{self, Security};
 use crate::upstream::SendError;
 use grip::publish::WsMessageKind;

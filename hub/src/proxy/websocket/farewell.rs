@@ -12,7 +12,7 @@ use tokio::time::{self, Instant};
 use uuid::Uuid;
 
 use super::super::Proxy;
-use super::over_http::ExchangeError;
+use crate::exchange::ExchangeError;
 use crate::handshake::Handshake;
 use crate::routes::WebSocketTransport;
 

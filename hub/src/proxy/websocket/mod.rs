@@ -29,7 +29,7 @@ use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
 use hyper::upgrade::Upgraded;
 
 use super::error::ProxyError;
-use super::request::{self, Preparation, Trust};
+use super::request::{self, Preparation};
 use super::{
     Admission, Candour, ClientRequest, Held, Manner, Outcome, Proxy, response, root, test_origin,
     unix_now,
@@ -38,14 +38,13 @@ use crate::config::Compression;
 use crate::engine::websocket::{OriginStart, WebSocketStart};
 use crate::engine::{AfterHold, Hold, HoldKind, Slot};
 use crate::frames::Deflate;
-use crate::handshake::{Handshake, Offer, Shake};
+use crate::handshake::{Handshake, Offer, Shake, Trust};
 use crate::routes::{Grip, Protocol, Route, Setting, TargetKind, WebSocketTransport};
 use crate::upstream::SendError;
 
 pub(crate) use farewell::Farewell;
 pub(super) use farewell::Farewells;
 pub(super) use opening::Opening;
-pub(crate) use over_http::ExchangeError;
 
 /// What an origin says to a handshake.
 #[derive(Debug)]

@@ -20,13 +20,14 @@ use tokio::sync::oneshot;
 use tokio::time;
 
 use super::super::body::Content;
-use super::super::request::{Trust, sign};
+use super::super::request::sign;
 use super::super::target::{endpoint, reach, requested_host};
 use super::super::{Proxy, response, text, unix_now};
 use super::{Accepted, Broken, OpenError, Reply};
 use crate::config::Signature;
 use crate::engine::websocket::OriginStart;
-use crate::handshake::{Handshake, Offer};
+use crate::exchange::{ExchangeError, Failure};
+use crate::handshake::{Handshake, Offer, Trust};
 use crate::routes::{Grip, TargetKind};
 use crate::upstream::SendError;
 
@@ -40,41 +41,6 @@ const MAX_EXCHANGE: Duration = Duration::from_mins(30);
 const CONNECTION_ID: HeaderName = HeaderName::from_static("connection-id");
 const CONTENT_BYTES_REPLAYED: HeaderName = HeaderName::from_static("content-bytes-replayed");
 const EVENTS: HeaderValue = HeaderValue::from_static(event::CONTENT_TYPE);
-
-/// Why events were not exchanged.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ExchangeError {
-    /// The request did not reach the origin, so it may be sent again.
-    #[error("{0}")]
-    Unsent(#[source] SendError),
-    /// The origin may have got the request, and nothing is known of what it did.
-    #[error("{0}")]
-    Failed(#[source] Failure),
-}
-
-/// What is wrong with an origin's answer to events.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("{0}")]
-    Send(#[source] SendError),
-    #[error("the origin answered events with status {0}")]
-    Status(StatusCode),
-    #[error("the origin answered events with something else")]
-    Type,
-    #[error("the origin's answer to events broke off or is too large")]
-    Body,
-    #[error("the origin did not answer events in time")]
-    Time,
-}
-
-impl From<SendError> for ExchangeError {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::Connect(_) | SendError::Blocked => Self::Unsent(error),
-            SendError::Closed | SendError::Other(_) => Self::Failed(Failure::Send(error)),
-        }
-    }
-}
 
 /// What came of asking once.
 enum Asked {

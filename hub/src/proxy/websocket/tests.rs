@@ -16,6 +16,7 @@ use super::super::Content;
 use super::*;
 use crate::config::{Config, RawConfig};
 use crate::counters::Counters;
+use crate::exchange::ExchangeError;
 use crate::routes::{Routes, parse};
 use crate::upstream::TlsConfig;
 
