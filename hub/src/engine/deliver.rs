@@ -16,7 +16,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use super::connections::{Connection, Lane, Phase};
-use super::session::{Asking, Busy, Content, Session};
+use super::session::{Asking, Busy, Content, Session, Slot};
 use super::{Engine, Output, mark_dirty};
 use crate::errand::{Comparison, ErrandKind, Urgency};
 use crate::mailbox::{ConnectionKey, Sequenced};
@@ -135,7 +135,7 @@ impl Engine {
             return self.end_in_debug(key, &mismatch.to_string());
         }
         slot.advance(item);
-        self.filter(key, sequenced, index, 0, word.content(), now);
+        self.filter(key, sequenced, 0, word.content(), now);
     }
 
     /// The origin knows what the connection missed.
@@ -152,12 +152,11 @@ impl Engine {
         }
     }
 
-    /// Runs an item through the filters of a slot, beginning with number `from`.
+    /// Runs an item through the filters of its channel, beginning with number `from`.
     fn filter(
         &mut self,
         key: ConnectionKey,
         sequenced: &Arc<Sequenced>,
-        slot: usize,
         from: usize,
         content: Bytes,
         now: Instant,
@@ -165,7 +164,12 @@ impl Engine {
         let Some(session) = self.session(key) else {
             return;
         };
-        let filters = &session.slots[slot].filters;
+        let channel = &sequenced.item.channel;
+        let slot = session.slots.iter().find(|slot| slot.channel == *channel);
+        let Some(Slot { filters, .. }) = slot else {
+            // A WebSocket's origin may leave the channel while somebody is asked about its item.
+            return;
+        };
         let step = if filters.len() == from {
             Ok(Step::Deliver(content))
         } else {
@@ -184,7 +188,6 @@ impl Engine {
                 let behalf = Arc::clone(&session.behalf);
                 session.busy = Busy::Asking(Box::new(Asking {
                     sequenced: Arc::clone(sequenced),
-                    slot,
                     inquiry,
                 }));
                 self.outputs.push_back(Output::Run {
@@ -218,8 +221,8 @@ impl Engine {
         match told {
             Ok(Reply::Drop) => {}
             Ok(Reply::Deliver(content)) => {
-                let (slot, next) = (asking.slot, asking.inquiry.next);
-                self.filter(key, &asking.sequenced, slot, next, content, now);
+                let next = asking.inquiry.next;
+                self.filter(key, &asking.sequenced, next, content, now);
             }
             Err(error) => self.fail_filter(key, &error),
         }

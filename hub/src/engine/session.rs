@@ -72,7 +72,6 @@ pub(super) struct Receiving {
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) sequenced: Arc<Sequenced>,
-    pub(super) slot: usize,
     pub(super) inquiry: Inquiry,
 }
 

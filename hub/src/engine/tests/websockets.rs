@@ -872,3 +872,23 @@ fn a_client_that_does_not_read_the_hubs_pongs_is_not_read_either() {
     bench.frames(key);
     assert_eq!(bench.outputs(), ["resume"]);
 }
+
+#[test]
+fn a_channel_left_behind_a_question_brings_nothing_more() {
+    let mut bench = Bench::new();
+    let key = bench.websocket(concat!(
+        "TEXT 2f\r\nc:{\"type\":\"set-meta\",\"name\":\"url\",\"value\":\"/a\"}\r\n",
+        "TEXT 3d\r\nc:{\"type\":\"subscribe\",\"channel\":\"a\",\"filters\":[\"http-check\"]}\r\n",
+    ));
+    bench.attach(key);
+    bench.publish("a", r#""ws-message":{"content":"x"}"#);
+    assert_eq!(bench.outputs(), [r#"ask /a b"x" []"#]);
+    bench.refresh(key);
+    bench.answer(
+        key,
+        "TEXT 26\r\nc:{\"type\":\"unsubscribe\",\"channel\":\"a\"}\r\n",
+    );
+    let reply = grip::filter::Reply::Deliver(Bytes::from_static(b"x"));
+    bench.tell(key, News::Told(Ok(reply)));
+    assert_eq!(bench.frames(key), [""; 0]);
+}
