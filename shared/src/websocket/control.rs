@@ -47,7 +47,7 @@ pub enum Control {
     SendDelayed {
         /// What to send.
         message: Message,
-        /// When.
+        /// After how long; zero: as soon as may be.
         timeout: Duration,
     },
     /// Send now what waits.
@@ -124,7 +124,7 @@ impl Control {
                     of: message.name,
                     member: "content' or 'content-bin",
                 })?,
-                timeout: timeout(message)?.unwrap_or(DELAY),
+                timeout: timeout(message, 0)?.unwrap_or(DELAY),
             },
             "flush-delayed" => Self::FlushDelayed,
             "session" => {
@@ -175,10 +175,13 @@ fn keep_alive(message: Object<'_>) -> Result<Option<KeepAlive>, ControlError> {
         Some("interval") => KeepAliveMode::Interval,
         _ => KeepAliveMode::Idle,
     };
-    let timeout = timeout(message)?.unwrap_or(KEEP_ALIVE_TIMEOUT);
-    Ok(content(message)?.map(|message| KeepAlive {
-        message,
-        timeout,
+    let Some(content) = content(message)? else {
+        // Nothing is sent, so that the time means nothing either.
+        return Ok(None);
+    };
+    Ok(Some(KeepAlive {
+        message: content,
+        timeout: timeout(message, 1)?.unwrap_or(KEEP_ALIVE_TIMEOUT),
         mode,
     }))
 }
@@ -202,13 +205,13 @@ fn content(message: Object<'_>) -> Result<Option<Message>, ControlError> {
     Ok(read.transpose()?)
 }
 
-/// A time in seconds, at least one.
-fn timeout(message: Object<'_>) -> Result<Option<Duration>, ShapeError> {
+/// A time of at least so many seconds.
+fn timeout(message: Object<'_>, least: u32) -> Result<Option<Duration>, ShapeError> {
     let Some(seconds) = message.integer("timeout")? else {
         return Ok(None);
     };
     match u32::try_from(seconds) {
-        Ok(seconds) if seconds > 0 => Ok(Some(Duration::from_secs(seconds.into()))),
+        Ok(seconds) if seconds >= least => Ok(Some(Duration::from_secs(seconds.into()))),
         _ => Err(message.invalid_value("timeout")),
     }
 }
@@ -271,6 +274,15 @@ mod tests {
     }
 
     #[test]
+    fn more_filters_than_allowed_are_read_all_the_same() {
+        // Whoever counts them closes the WebSocket, which an error here would not.
+        let filters = vec!["x".to_owned(); Limits::default().filters + 1];
+        let json = json!({"type": "subscribe", "channel": "a", "filters": filters});
+        let channel = ChannelName::new("a");
+        check(&json.to_string(), Control::Subscribe { channel, filters });
+    }
+
+    #[test]
     fn metadata_is_set_and_removed() {
         let set = |value: Option<&str>| Control::SetMeta {
             name: "n".to_owned(),
@@ -285,11 +297,12 @@ mod tests {
             set(Some("")),
         );
         check(r#"{"type":"set-meta","name":"n"}"#, set(None));
+        check(r#"{"type":"set-meta","name":"n","value":null}"#, set(None));
     }
 
     #[test]
     fn keep_alives_have_defaults() {
-        use WsMessageKind::{Binary, Ping, Text};
+        use WsMessageKind::{Binary, Ping, Pong, Text};
         let on = |keep_alive| Control::KeepAlive(Some(keep_alive));
         check(r#"{"type":"keep-alive"}"#, Control::KeepAlive(None));
         check(
@@ -304,6 +317,10 @@ mod tests {
             r#"{"type":"keep-alive","content":"x","message-type":"ping","mode":"other"}"#,
             on(keep_alive(Ping, "x")),
         );
+        check(
+            r#"{"type":"keep-alive","content-bin":"a G\nk","message-type":"pong"}"#,
+            on(keep_alive(Pong, "hi")),
+        );
         let expected = KeepAlive {
             timeout: Duration::from_secs(20),
             mode: KeepAliveMode::Interval,
@@ -311,7 +328,32 @@ mod tests {
         };
         check(
             r#"{"type":"keep-alive","content":"x","message-type":"binary","timeout":20,"mode":"interval"}"#,
+            on(expected.clone()),
+        );
+        check(
+            r#"{"type":"keep-alive","content":"x","message-type":"binary","timeout":"20","mode":"interval"}"#,
             on(expected),
+        );
+    }
+
+    #[test]
+    fn without_content_a_keep_alive_is_off_whatever_its_time() {
+        for timeout in ["0", "-1", r#""soon""#, "null"] {
+            check(
+                &format!(r#"{{"type":"keep-alive","timeout":{timeout}}}"#),
+                Control::KeepAlive(None),
+            );
+        }
+    }
+
+    #[test]
+    fn a_delay_may_be_zero() {
+        check(
+            r#"{"type":"send-delayed","content":"x","timeout":0}"#,
+            Control::SendDelayed {
+                message: message(WsMessageKind::Text, "x"),
+                timeout: Duration::ZERO,
+            },
         );
     }
 
@@ -386,9 +428,55 @@ mod tests {
                 "control message contains 'timeout' with invalid value",
             );
         }
+        for timeout in ["-1", "1e12"] {
+            check_error(
+                &format!(r#"{{"type":"send-delayed","content":"x","timeout":{timeout}}}"#),
+                "control message contains 'timeout' with invalid value",
+            );
+        }
+        check_error(
+            r#"{"type":"unsubscribe","channel":null}"#,
+            "control message contains 'channel' with wrong type",
+        );
+        check_error(
+            r#"{"type":"set-meta","name":"","value":"v"}"#,
+            "control message contains 'name' with invalid value",
+        );
+        check_error(
+            r#"{"type":"keep-alive","content":null}"#,
+            "control message contains 'content' with wrong type",
+        );
+        check_error(
+            r#"{"type":"keep-alive","content":"x","mode":1}"#,
+            "control message contains 'mode' with wrong type",
+        );
+        check_error(
+            r#"{"type":"session","id":1}"#,
+            "control message contains 'id' with wrong type",
+        );
         check_error(
             r#"{"type":"keep-alive","content":"x","timeout":"soon"}"#,
             "control message contains 'timeout' with wrong type",
+        );
+    }
+
+    #[test]
+    fn what_just_fits_is_read() {
+        let channel = "x".repeat(Limits::default().channel_name_bytes);
+        check(
+            &json!({"type": "unsubscribe", "channel": channel}).to_string(),
+            Control::Unsubscribe {
+                channel: ChannelName::new(&channel),
+            },
+        );
+        let content = "x".repeat(125);
+        let ping = json!({"type": "send-delayed", "message-type": "ping", "content": content});
+        check(
+            &ping.to_string(),
+            Control::SendDelayed {
+                message: Message::new(WsMessageKind::Ping, Bytes::from(content)).unwrap(),
+                timeout: Duration::from_secs(1),
+            },
         );
     }
 

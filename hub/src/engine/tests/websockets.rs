@@ -892,3 +892,12 @@ fn a_channel_left_behind_a_question_brings_nothing_more() {
     bench.tell(key, News::Told(Ok(reply)));
     assert_eq!(bench.frames(key), [""; 0]);
 }
+
+#[test]
+fn a_delay_of_nothing_is_over_soon() {
+    let mut bench = Bench::new();
+    let key = bench
+        .websocket("TEXT 33\r\nc:{\"type\":\"send-delayed\",\"content\":\"x\",\"timeout\":0}\r\n");
+    bench.wait(1);
+    assert_eq!(bench.frames(key), ["Text x"]);
+}
