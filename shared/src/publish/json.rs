@@ -810,6 +810,10 @@ mod tests {
             // Such a close frame is an error to its reader.
             (r#""code":1006"#, "@ contains 'code' with invalid value"),
             (r#""code":999"#, "@ contains 'code' with invalid value"),
+            (r#""code":1005"#, "@ contains 'code' with invalid value"),
+            (r#""code":1015"#, "@ contains 'code' with invalid value"),
+            (r#""code":2999"#, "@ contains 'code' with invalid value"),
+            (r#""code":5000"#, "@ contains 'code' with invalid value"),
             (r#""code":[]"#, "@ contains 'code' with wrong type"),
             (r#""code":"x""#, "@ contains 'code' with wrong type"),
             (r#""reason":1"#, "@ contains 'reason' with wrong type"),
@@ -832,6 +836,27 @@ mod tests {
             &ping,
             "@ a ping or pong has 126 bytes, at most 125 are allowed",
         );
+    }
+
+    #[test]
+    fn what_just_fits_into_a_control_frame_is_published() {
+        let reason = "x".repeat(123);
+        for code in [1000, 1003, 1007, 1014, 3000, 4999] {
+            let item = one(&format!(
+                r#"{{"channel":"c","ws-message":{{"action":"close","code":{code},"reason":"{reason}"}}}}"#
+            ));
+            let close = WsMessage::Close(Some(Close::new(code, &reason)));
+            assert_eq!(item.ws_message, Some(close));
+        }
+        for kind in ["ping", "pong"] {
+            let content = "x".repeat(125);
+            let item = one(&format!(
+                r#"{{"channel":"c","ws-message":{{"type":"{kind}","content":"{content}"}}}}"#
+            ));
+            assert!(
+                matches!(item.ws_message, Some(WsMessage::Send { content, .. }) if content.len() == 125)
+            );
+        }
     }
 
     #[test]

@@ -99,12 +99,24 @@ mod tests {
         check_accepted(&["permessage-deflate", "grip"], Some("m:"));
         check_accepted(&["GRIP"], None);
         check_accepted(&["gripe"], None);
+        check_accepted(&["x; grip"], None);
+        check_accepted(&["grip; message-prefix=a, grip"], Some("a"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_accepted() {
+        check_accepted(&[r#"grip; message-prefix="a"#], None);
+        // The rest of its line belongs to the quote, other lines do not.
+        check_accepted(&[r#"x; a="b, grip"#], None);
+        check_accepted(&[r#"x; a="b"#, "grip"], Some("m:"));
     }
 
     #[test]
     fn a_prefix_may_be_anything() {
         check_accepted(&[r#"grip; message-prefix="""#], Some(""));
         check_accepted(&["grip; message-prefix="], Some(""));
+        check_accepted(&["grip; message-prefix"], Some(""));
+        check_accepted(&["grip; other=1"], Some("m:"));
         check_accepted(&["grip;message-prefix=xyz"], Some("xyz"));
         check_accepted(&[r#"grip; message-prefix="a, b; c""#], Some("a, b; c"));
     }
@@ -153,5 +165,20 @@ mod tests {
         let frame = Bytes::from_static(b"c:{");
         let word = extension.read(WsMessageKind::Text, &frame, Frames::Many);
         assert_eq!(word, Word::Drop);
+    }
+
+    #[test]
+    fn the_first_of_several_frames_decides_for_all() {
+        let extension = Extension {
+            prefix: Bytes::from_static(PREFIX),
+        };
+        for kind in [WsMessageKind::Text, WsMessageKind::Binary] {
+            let read = |frame| extension.read(kind, &Bytes::from_static(frame), Frames::Many);
+            assert_eq!(read(b"m:a"), Word::Relay(Bytes::from_static(b"a")));
+            assert_eq!(read(b"m:"), Word::Relay(Bytes::new()));
+            // A prefix that goes on in the next frame is none.
+            assert_eq!(read(b"m"), Word::Drop);
+            assert_eq!(read(b"a"), Word::Drop);
+        }
     }
 }
