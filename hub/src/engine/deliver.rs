@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use grip::filter::{self, FilterError, Reply, Step};
+use grip::filter::{self, Filter, FilterError, Reply, Step};
 use grip::hold::Answer;
 use grip::instruct::Status;
-use grip::publish::{
-    HttpResponse, HttpStream, Item, ResponseBody, StreamContent, WsMessage, WsMessageKind,
-};
+use grip::publish::{HttpResponse, HttpStream, Item, ResponseBody, StreamContent, WsMessage};
 use grip::websocket::close::Close;
+use grip::websocket::message::Message;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
@@ -135,7 +134,7 @@ impl Engine {
             return self.end_in_debug(key, &mismatch.to_string());
         }
         slot.advance(item);
-        self.filter(key, sequenced, 0, word.content(), now);
+        self.filter(key, sequenced, (None, 0), word.content(), now);
     }
 
     /// The origin knows what the connection missed.
@@ -152,12 +151,13 @@ impl Engine {
         }
     }
 
-    /// Runs an item through the filters of its channel, beginning with number `from`.
+    /// Runs an item through the filters of its channel, beginning with number `from`; `asked` has
+    /// them if somebody was asked meanwhile.
     fn filter(
         &mut self,
         key: ConnectionKey,
         sequenced: &Arc<Sequenced>,
-        from: usize,
+        (asked, from): (Option<&[Filter]>, usize),
         content: Bytes,
         now: Instant,
     ) {
@@ -170,6 +170,7 @@ impl Engine {
             // A WebSocket's origin may leave the channel while somebody is asked about its item.
             return;
         };
+        let filters = asked.unwrap_or(filters);
         let step = if filters.len() == from {
             Ok(Step::Deliver(content))
         } else {
@@ -186,8 +187,10 @@ impl Engine {
                     last: session.last(),
                 };
                 let behalf = Arc::clone(&session.behalf);
+                let filters = filters.into();
                 session.busy = Busy::Asking(Box::new(Asking {
                     sequenced: Arc::clone(sequenced),
+                    filters,
                     inquiry,
                 }));
                 self.outputs.push_back(Output::Run {
@@ -221,8 +224,8 @@ impl Engine {
         match told {
             Ok(Reply::Drop) => {}
             Ok(Reply::Deliver(content)) => {
-                let next = asking.inquiry.next;
-                self.filter(key, &asking.sequenced, next, content, now);
+                let rest = (Some(&*asking.filters), asking.inquiry.next);
+                self.filter(key, &asking.sequenced, rest, content, now);
             }
             Err(error) => self.fail_filter(key, &error),
         }
@@ -299,13 +302,12 @@ impl Engine {
                 let frame = match Content::compare(original, content) {
                     Content::Original => connection.encoded(sequenced),
                     Content::Filtered(content) => {
-                        let is_text = *kind == WsMessageKind::Text;
-                        if is_text && std::str::from_utf8(&content).is_err() {
-                            // No client would accept it; RFC 6455 §8.1.
+                        let Ok(message) = Message::new(*kind, content) else {
+                            // No client would accept it.
                             self.counters.filter_errors.increment();
                             return;
-                        }
-                        Some(connection.frame(*kind, &content))
+                        };
+                        Some(connection.frame(*kind, &message.content))
                     }
                 };
                 if let Some(frame) = frame {

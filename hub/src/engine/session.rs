@@ -72,6 +72,8 @@ pub(super) struct Receiving {
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) sequenced: Arc<Sequenced>,
+    /// As they were when the item came; its channel may have others by now.
+    pub(super) filters: Box<[Filter]>,
     pub(super) inquiry: Inquiry,
 }
 

@@ -242,7 +242,7 @@ mod tests {
         check_read(b"TEXT \r\n", Err(EventError::Size));
         check_read(b"TEXT +1\r\nx\r\n", Err(EventError::Size));
         check_read(b"TEXT 10000000000000000\r\n", Err(EventError::Size));
-        check_read(b"TEXT ffffffffffffffff\r\n", Err(EventError::Content));
+        check_read(b"TEXT ffffffff\r\n", Err(EventError::Content));
         check_read(b"TEXT 5\r\nhell", Err(EventError::Content));
         check_read(b"TEXT 4\r\nhello\r\n", Err(EventError::End));
     }
