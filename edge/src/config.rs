@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastly::{ConfigStore, SecretStore};
 use grip::cache::{LastEventId, Policy};
-use grip::signature::{KeyError, SigningKey, VerifyingKey};
+use grip::signature::{KeyError, Keyring, SigningKey, VerifyingKey};
 use http::HeaderName;
 use serde::Deserialize;
 
@@ -37,7 +37,7 @@ pub(crate) struct Edge {
     /// Whom the edge believes to be a GRIP proxy.
     pub(crate) proxies: Vec<TrustedProxy>,
     /// Verifies purge requests; absent: there is no purge endpoint for keys.
-    pub(crate) purge_key: Option<VerifyingKey>,
+    pub(crate) purge_key: Option<Keyring>,
     /// Longest wait for somebody else's fetch.
     pub(crate) collapse_wait: Duration,
     /// Lifetimes of markers, in seconds.
@@ -115,9 +115,13 @@ impl Edge {
         let grip_secret = secret(&secrets, GRIP)?.ok_or(ConfigError::NoSecret(GRIP))?;
         let purge_key = match secret(&secrets, PURGE)? {
             None => None,
-            Some(secret) => Some(
-                VerifyingKey::hs256(&secret).map_err(|error| ConfigError::Secret(PURGE, error))?,
-            ),
+            Some(secret) => {
+                let key = VerifyingKey::hs256(&secret);
+                Some(
+                    key.map_err(|error| ConfigError::Secret(PURGE, error))?
+                        .into(),
+                )
+            }
         };
         let unusable = |error| ConfigError::Secret(GRIP, error);
         Ok(Self {

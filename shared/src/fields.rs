@@ -19,6 +19,12 @@ pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 /// older than the hub's history.
 pub const GRIPLINE_STALE: HeaderName = HeaderName::from_static("gripline-stale");
 
+/// `Gripline-Host`: the host that a client asked the edge for, on what the edge hands to the hub;
+/// ours. It counts only where [`GRIPLINE_SIG`] vouches for it.
+pub const GRIPLINE_HOST: HeaderName = HeaderName::from_static("gripline-host");
+/// `Gripline-Sig`: the edge's signature on what it hands to the hub; ours.
+pub const GRIPLINE_SIG: HeaderName = HeaderName::from_static("gripline-sig");
+
 /// The value of `Grip-Feature`: the GRIP features that work through this hub and edge.
 ///
 /// Libraries split it at a comma and one space.

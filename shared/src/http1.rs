@@ -69,7 +69,7 @@ pub fn encode_head(
     out.extend_from_slice(CRLF);
 }
 
-fn encode_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(crate) fn encode_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

@@ -7,6 +7,7 @@
 //! ```text
 //! origin ── response ──▶ instruct: what to hold, on which channels
 //!                        cache:    may the edge store that answer, under which key, how long
+//! edge ─ hold request ─▶ hold_request: a client and its response, for the hub to hold
 //! publisher ─ POST ────▶ publish:  items, and the bytes they become on each transport
 //!                        hold:     what a held request is answered with
 //!                        filter:   what a subscription's filters make of an item
@@ -22,6 +23,7 @@ pub mod cross_origin;
 pub mod fields;
 pub mod filter;
 pub mod hold;
+pub mod hold_request;
 pub mod http1;
 pub mod instruct;
 mod json;

@@ -24,8 +24,13 @@ const GRIP_SIG_LIFETIME: u64 = 3600;
 const PURGE_LIFETIME: u64 = 60;
 /// Seconds that two machines' clocks may differ by.
 pub const CLOCK_LEEWAY: u64 = 60;
+/// How long a token of the edge for the hub is good for, in seconds.
+const HANDOVER_LIFETIME: u64 = 30;
 const PURGE_AUDIENCE: &str = "gripline-purge";
-const PURGE_ISSUER: &str = "gripline-hub";
+const HOLD_AUDIENCE: &str = "gripline-hold";
+const HANDOFF_AUDIENCE: &str = "gripline-handoff";
+const HUB_ISSUER: &str = "gripline-hub";
+const EDGE_ISSUER: &str = "gripline-edge";
 
 /// What a token claims; the registered claims that GRIP and the purge endpoint use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -297,6 +302,60 @@ impl VerifyingKey {
     }
 }
 
+/// Keys of which any may have signed: one, or the old and the new one while they are changed.
+#[derive(Debug, Clone)]
+pub struct Keyring {
+    first: VerifyingKey,
+    others: Vec<VerifyingKey>,
+}
+
+impl From<VerifyingKey> for Keyring {
+    fn from(key: VerifyingKey) -> Self {
+        Self {
+            first: key,
+            others: Vec::new(),
+        }
+    }
+}
+
+impl Keyring {
+    /// Accepts what this key signed as well.
+    pub fn add(&mut self, key: VerifyingKey) {
+        self.others.push(key);
+    }
+
+    /// The claims of a token that one of the keys signed and that has not expired.
+    ///
+    /// # Errors
+    /// What is wrong with it in the eyes of the key that signed it, else of the first key.
+    pub fn verify(
+        &self,
+        token: &str,
+        now: UnixTime,
+        leeway_secs: u64,
+    ) -> Result<Claims, SignatureError> {
+        let by_first = self.first.verify(token, now, leeway_secs);
+        if !is_by_another(&by_first) {
+            return by_first;
+        }
+        let mut by_others = self
+            .others
+            .iter()
+            .map(|key| key.verify(token, now, leeway_secs));
+        by_others
+            .find(|verified| !is_by_another(verified))
+            .unwrap_or(by_first)
+    }
+}
+
+/// Whether another key may have signed it.
+fn is_by_another(verified: &Result<Claims, SignatureError>) -> bool {
+    matches!(
+        verified,
+        Err(SignatureError::Signature | SignatureError::Algorithm)
+    )
+}
+
 fn secret_from_pem(pem: &str) -> Result<p256::SecretKey, KeyError> {
     p256::SecretKey::from_pkcs8_pem(pem)
         .or_else(|_| p256::SecretKey::from_sec1_pem(pem))
@@ -360,12 +419,7 @@ pub fn body_hash(body: &[u8]) -> String {
 
 /// The bearer token for one purge request.
 pub fn purge_token(key: &SigningKey, body: &[u8], now: UnixTime) -> String {
-    key.sign(&Claims {
-        issuer: Some(PURGE_ISSUER.to_owned()),
-        audience: Some(PURGE_AUDIENCE.to_owned()),
-        body_hash: Some(body_hash(body)),
-        ..Claims::until(now.plus(PURGE_LIFETIME))
-    })
+    bound_token(key, HUB_ISSUER, &PURGE, body, now)
 }
 
 /// Whether `token` allows the purge request with this body.
@@ -373,19 +427,123 @@ pub fn purge_token(key: &SigningKey, body: &[u8], now: UnixTime) -> String {
 /// # Errors
 /// Whatever is wrong with the token, its lifetime, its audience or the body it is bound to.
 pub fn verify_purge_token(
-    key: &VerifyingKey,
+    keys: &Keyring,
     token: &str,
     body: &[u8],
     now: UnixTime,
 ) -> Result<(), SignatureError> {
-    let claims = key.verify(token, now, CLOCK_LEEWAY)?;
-    if claims.expires() > now.plus(PURGE_LIFETIME + CLOCK_LEEWAY) {
+    verify_bound(keys, token, &PURGE, body, now)
+}
+
+/// The bearer token for one hold request, [`crate::hold_request`].
+pub fn hold_token(key: &SigningKey, body: &[u8], now: UnixTime) -> String {
+    bound_token(key, EDGE_ISSUER, &HOLD, body, now)
+}
+
+/// Whether `token` allows the hold request with this body.
+///
+/// # Errors
+/// As [`verify_purge_token`].
+pub fn verify_hold_token(
+    keys: &Keyring,
+    token: &str,
+    body: &[u8],
+    now: UnixTime,
+) -> Result<(), SignatureError> {
+    verify_bound(keys, token, &HOLD, body, now)
+}
+
+/// A request that the edge hands to the hub, by what its signature is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handoff<'a> {
+    /// The host that the client asked the edge for.
+    pub host: &'a str,
+    /// As the hub gets them.
+    pub path_and_query: &'a str,
+    /// `Sec-WebSocket-Key`; empty if it is no WebSocket's.
+    pub websocket_key: &'a [u8],
+}
+
+impl Handoff<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        let parts = [
+            self.host.as_bytes(),
+            self.path_and_query.as_bytes(),
+            self.websocket_key,
+        ];
+        parts.join(&0)
+    }
+}
+
+/// The value of `Gripline-Sig` for a request that is handed over.
+pub fn handoff_token(key: &SigningKey, handoff: &Handoff<'_>, now: UnixTime) -> String {
+    bound_token(key, EDGE_ISSUER, &HANDOFF, &handoff.bytes(), now)
+}
+
+/// Whether `token` vouches for the request that was handed over.
+///
+/// # Errors
+/// As [`verify_purge_token`].
+pub fn verify_handoff_token(
+    keys: &Keyring,
+    token: &str,
+    handoff: &Handoff<'_>,
+    now: UnixTime,
+) -> Result<(), SignatureError> {
+    verify_bound(keys, token, &HANDOFF, &handoff.bytes(), now)
+}
+
+/// What a token is good for.
+struct Purpose {
+    audience: &'static str,
+    /// How long, in seconds.
+    lifetime: u64,
+}
+
+const PURGE: Purpose = Purpose {
+    audience: PURGE_AUDIENCE,
+    lifetime: PURGE_LIFETIME,
+};
+const HOLD: Purpose = Purpose {
+    audience: HOLD_AUDIENCE,
+    lifetime: HANDOVER_LIFETIME,
+};
+const HANDOFF: Purpose = Purpose {
+    audience: HANDOFF_AUDIENCE,
+    lifetime: HANDOVER_LIFETIME,
+};
+
+/// A token for one purpose and these bytes.
+fn bound_token(
+    key: &SigningKey,
+    issuer: &str,
+    purpose: &Purpose,
+    bytes: &[u8],
+    now: UnixTime,
+) -> String {
+    key.sign(&Claims {
+        issuer: Some(issuer.to_owned()),
+        audience: Some(purpose.audience.to_owned()),
+        body_hash: Some(body_hash(bytes)),
+        ..Claims::until(now.plus(purpose.lifetime))
+    })
+}
+
+fn verify_bound(
+    keys: &Keyring,
+    token: &str,
+    purpose: &Purpose,
+    bytes: &[u8],
+    now: UnixTime,
+) -> Result<(), SignatureError> {
+    let claims = keys.verify(token, now, CLOCK_LEEWAY)?;
+    if claims.expires() > now.plus(purpose.lifetime + CLOCK_LEEWAY) {
         return Err(SignatureError::TooLong);
     }
-    if claims.audience.as_deref() != Some(PURGE_AUDIENCE) {
+    if claims.audience.as_deref() != Some(purpose.audience) {
         return Err(SignatureError::Audience);
     }
-    if claims.body_hash != Some(body_hash(body)) {
+    if claims.body_hash != Some(body_hash(bytes)) {
         return Err(SignatureError::Body);
     }
     Ok(())
@@ -558,6 +716,7 @@ mod tests {
     #[test]
     fn a_purge_token_is_bound_to_its_body() {
         let (signing, verifying) = keys("purge");
+        let verifying = Keyring::from(verifying);
         let token = purge_token(&signing, b"body", NOW);
         let verify = |body: &[u8], now| verify_purge_token(&verifying, &token, body, now);
         assert_eq!(verify(b"body", NOW), Ok(()));
@@ -569,5 +728,92 @@ mod tests {
         let long = signing.sign(&Claims::until(NOW.plus(3600)));
         let error = verify_purge_token(&verifying, &long, b"body", NOW).unwrap_err();
         assert_eq!(error, SignatureError::TooLong);
+    }
+
+    #[test]
+    fn a_token_is_good_for_one_purpose() {
+        let (signing, verifying) = keys("hub");
+        let keys = Keyring::from(verifying);
+        let handoff = Handoff {
+            host: "a",
+            path_and_query: "/b",
+            websocket_key: b"",
+        };
+        let bytes = handoff.bytes();
+        let (purge, hold) = (
+            purge_token(&signing, &bytes, NOW),
+            hold_token(&signing, &bytes, NOW),
+        );
+        let handed = handoff_token(&signing, &handoff, NOW);
+        for token in [&purge, &hold, &handed] {
+            let purges = verify_purge_token(&keys, token, &bytes, NOW);
+            assert_eq!(purges.is_ok(), *token == purge);
+            let holds = verify_hold_token(&keys, token, &bytes, NOW);
+            assert_eq!(holds.is_ok(), *token == hold);
+            let hands = verify_handoff_token(&keys, token, &handoff, NOW);
+            assert_eq!(hands.is_ok(), *token == handed);
+        }
+    }
+
+    #[test]
+    fn a_handoff_is_bound_to_host_path_and_websocket_key() {
+        let (signing, verifying) = keys("hub");
+        let keys = Keyring::from(verifying);
+        let handoff = Handoff {
+            host: "a",
+            path_and_query: "/b?c",
+            websocket_key: b"d",
+        };
+        let token = handoff_token(&signing, &handoff, NOW);
+        let verify = |handoff| verify_handoff_token(&keys, &token, &handoff, NOW);
+        assert_eq!(verify(handoff), Ok(()));
+        for other in [
+            Handoff {
+                host: "x",
+                ..handoff
+            },
+            Handoff {
+                path_and_query: "/b",
+                ..handoff
+            },
+            Handoff {
+                websocket_key: b"",
+                ..handoff
+            },
+        ] {
+            assert_eq!(verify(other), Err(SignatureError::Body), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn clocks_may_differ_by_a_minute() {
+        let (signing, verifying) = keys("hub");
+        let keys = Keyring::from(verifying);
+        let token = hold_token(&signing, b"", NOW);
+        let verify = |now| verify_hold_token(&keys, &token, b"", now);
+        assert_eq!(verify(NOW.plus(89)), Ok(()));
+        assert_eq!(verify(NOW.plus(90)), Err(SignatureError::Expired));
+        assert_eq!(verify(UnixTime(NOW.0 - 60)), Ok(()));
+        assert_eq!(verify(UnixTime(NOW.0 - 61)), Err(SignatureError::TooLong));
+    }
+
+    #[test]
+    fn two_keys_are_good_while_they_are_changed() {
+        let (old_signing, old) = keys("old");
+        let (new_signing, new) = keys("new");
+        let (other_signing, _) = keys("other");
+        let (ecdsa_signing, ecdsa) = es256_keys();
+        let mut ring = Keyring::from(old);
+        ring.add(ecdsa);
+        ring.add(new);
+        let verify = |key: &SigningKey, now| ring.verify(&grip_sig(key, "x", NOW), now, 0);
+        for key in [&old_signing, &new_signing, &ecdsa_signing] {
+            assert!(verify(key, NOW).is_ok(), "{key:?}");
+            let late = verify(key, NOW.plus(3600));
+            assert_eq!(late, Err(SignatureError::Expired), "{key:?}");
+        }
+        let other = verify(&other_signing, NOW);
+        assert_eq!(other, Err(SignatureError::Signature));
+        assert_eq!(ring.verify("", NOW, 0), Err(SignatureError::Malformed));
     }
 }
