@@ -2,18 +2,20 @@
 
 use fastly::http::request::SendError;
 use fastly::{Body, Response};
-use grip::cache::{Entry, client_answer, hub_headers};
+use grip::cache::{ClientRefusal, Entry, client_answer, hub_headers};
 use grip::fields::GRIPLINE_STALE;
 use grip::instruct::Status;
 use http::header::{AGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::log;
+use crate::config::Topology;
+use crate::hold::{self, Hold};
 use crate::origin::headers_of;
-use crate::visitor::Visitor;
+use crate::visit::{Visit, Visitor};
+use crate::{log, trace};
 
 /// Says where an answer comes from.
-const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+pub(crate) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// Where an answer comes from; the value of `X-Cache`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",
@@ -39,30 +41,73 @@ impl Source {
             Self::Pass => "pass",
         }
     }
+
+    /// As [`Self::as_str`], more exactly.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            other => other.as_str(),
+        }
+    }
 }
 
 /// An answer, ready to be sent.
+#[derive(Debug)]
 #[must_use]
-pub(crate) struct Answer(Response);
+pub(crate) enum Answer {
+    /// Here it is.
+    Response(Box<Response>),
+    /// The hub holds the client.
+    Hold(Box<Hold>),
+    /// Somebody else answers.
+    Handoff,
+}
 
 impl Answer {
     /// Begins to send. The host goes on with the body, also after the module has ended.
-    pub(crate) fn send(self) {
-        self.0.send_to_client();
+    pub(crate) fn send(self, visit: &Visit<'_>) {
+        match self {
+            Self::Response(mut response) => {
+                visit.trace.tell(&mut response);
+                trace::log(visit, Some(response.get_status().as_u16()));
+                response.send_to_client();
+            }
+            Self::Hold(hold) => hold.send(visit),
+            Self::Handoff => hold::hand_over(visit),
+        }
+    }
+
+    /// Sends an answer to nobody in particular.
+    pub(crate) fn send_untraced(self) {
+        if let Self::Response(response) = self {
+            response.send_to_client();
+        }
     }
 
     pub(crate) fn with_header(self, name: HeaderName, value: &str) -> Self {
-        Self(self.0.with_set_header(name, value))
+        match self {
+            Self::Response(response) => {
+                Self::Response(Box::new(response.with_set_header(name, value)))
+            }
+            other => other,
+        }
     }
+
+    pub(crate) fn with_source(self, source: Source) -> Self {
+        self.with_header(X_CACHE, source.as_str())
+    }
+}
+
+/// A line of text.
+pub(crate) fn plain(status: StatusCode, text: &str) -> Response {
+    Response::from_status(status)
+        .with_header(CONTENT_TYPE, "text/plain")
+        .with_body(format!("{text}\n"))
 }
 
 /// The edge's own answer, as a line of text.
 pub(crate) fn text(status: StatusCode, text: &str) -> Answer {
-    let response = Response::from_status(status)
-        .with_header(CONTENT_TYPE, "text/plain")
-        .with_header(X_CACHE, Source::Pass.as_str())
-        .with_body(format!("{text}\n"));
-    Answer(response)
+    Answer::Response(Box::new(plain(status, text))).with_source(Source::Pass)
 }
 
 /// The edge's own answer while the origin fails and nothing is stored.
@@ -71,10 +116,15 @@ pub(crate) fn unavailable() -> Answer {
     text(StatusCode::SERVICE_UNAVAILABLE, reason).with_header(RETRY_AFTER, "1")
 }
 
+/// The edge's own answer to what the origin did wrong.
+pub(crate) fn bad_gateway(reason: &str, source: Source) -> Answer {
+    text(StatusCode::BAD_GATEWAY, reason).with_source(source)
+}
+
 /// The edge's own answer to a failed request.
 pub(crate) fn origin_failed(error: &SendError) -> Answer {
     log::event("origin_error", &[("error", &error.to_string())]);
-    text(StatusCode::BAD_GATEWAY, "Error while proxying to origin.")
+    bad_gateway("Error while proxying to origin.", Source::Pass)
 }
 
 /// What is stored; for HEAD without the body.
@@ -82,19 +132,21 @@ pub(crate) fn stored(
     entry: &Entry,
     body: Vec<u8>,
     source: Source,
-    visitor: Visitor,
     age: u64,
+    visit: &Visit<'_>,
 ) -> Answer {
     let mut headers = entry.headers.clone();
     headers.insert(AGE, age.into());
-    shown(entry.status, &headers, Body::from(body), source, visitor)
+    visit.trace.note("age", age.to_string());
+    visit.trace.note("ttl", entry.ttl.to_string());
+    shown(entry.status, &headers, Body::from(body), source, visit)
 }
 
 /// The origin's response to a request that was passed on.
-pub(crate) fn passed(mut response: Response, visitor: Visitor) -> Answer {
+pub(crate) fn passed(mut response: Response, visit: &Visit<'_>) -> Answer {
     let headers = headers_of(response.get_headers());
     let body = response.take_body();
-    shown(response.get_status(), &headers, body, Source::Pass, visitor)
+    shown(response.get_status(), &headers, body, Source::Pass, visit)
 }
 
 /// An answer that came from the origin in whatever way.
@@ -103,27 +155,35 @@ pub(crate) fn shown(
     headers: &HeaderMap,
     body: Body,
     source: Source,
-    visitor: Visitor,
+    visit: &Visit<'_>,
 ) -> Answer {
-    let (status, mut headers) = match visitor {
+    visit.trace.note("cache", source.name());
+    let (status, mut headers) = match visit.visitor {
         Visitor::Hub => (Status::new(status), hub_headers(headers)),
-        Visitor::Client => match client_answer(status, headers) {
+        Visitor::Client => match client_answer(visit.method(), status, headers) {
             Ok(answer) => answer,
+            Err(ClientRefusal::Hold) => return hold::answer(status, headers, body, source, visit),
             Err(refusal) => {
                 log::event("instruction_withheld", &[("reason", &refusal.to_string())]);
                 let reason = format!("Not available here: {refusal}.");
-                return text(refusal.status(), &reason).with_header(X_CACHE, source.as_str());
+                return text(refusal.status(), &reason).with_source(source);
             }
         },
     };
-    headers.insert(X_CACHE, HeaderValue::from_static(source.as_str()));
-    if source == Source::Backup && visitor == Visitor::Hub {
-        headers.insert(GRIPLINE_STALE, HeaderValue::from_static("1"));
-    }
+    mark(&mut headers, source, visit);
     let mut response = Response::from_status(status.code);
     for (name, value) in &headers {
         response.append_header(name, value);
     }
     response.set_body(body);
-    Answer(response)
+    Answer::Response(Box::new(response))
+}
+
+/// Says where an answer is from, to those who may know.
+pub(crate) fn mark(headers: &mut HeaderMap, source: Source, visit: &Visit<'_>) {
+    headers.insert(X_CACHE, HeaderValue::from_static(source.as_str()));
+    let is_for_hub = visit.visitor == Visitor::Hub || visit.edge.topology == Topology::EdgeFront;
+    if source == Source::Backup && is_for_hub {
+        headers.insert(GRIPLINE_STALE, HeaderValue::from_static("1"));
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastly::cache::core::{self, CacheError, CacheKey, Found, Transaction};
-use fastly::{Body, Request, Response};
+use fastly::{Body, Response};
 use grip::cache::{
     Entry, EntryKind, Fallback, Lookup, Marking, NotStored, Step, Storage, backup_of, decide,
     marking, storage,
@@ -19,27 +19,25 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use crate::answer::{self, Answer, Source};
 use crate::config::Edge;
 use crate::origin::{self, Complete, headers_of};
-use crate::visitor::Visitor;
+use crate::visit::Visit;
 use crate::{log, now};
 
 /// One request for something that may be stored.
 struct Serving<'a> {
-    request: &'a Request,
     lookup: &'a Lookup,
-    visitor: Visitor,
+    visit: &'a Visit<'a>,
     edge: &'a Edge,
 }
 
 /// Answers from the cache, or fills it and answers.
-pub(crate) fn serve(request: &Request, lookup: &Lookup, visitor: Visitor, edge: &Edge) {
+pub(crate) fn serve(lookup: &Lookup, visit: &Visit<'_>) {
     let serving = Serving {
-        request,
         lookup,
-        visitor,
-        edge,
+        visit,
+        edge: visit.edge,
     };
     if lookup.is_head {
-        serving.head().send();
+        serving.head().send(visit);
     } else {
         serving.get();
     }
@@ -52,7 +50,10 @@ impl Serving<'_> {
             Err(error) => {
                 // Most likely somebody else's fetch takes too long.
                 log::event("lookup_failed", &[("error", &error.to_string())]);
-                return self.backup().unwrap_or_else(|| self.pass()).send();
+                return self
+                    .backup()
+                    .unwrap_or_else(|| self.pass())
+                    .send(self.visit);
             }
         };
         let found = transaction.found();
@@ -62,25 +63,30 @@ impl Serving<'_> {
         let has_duty = transaction.must_insert_or_update();
         let step = decide(entry.as_ref(), is_stale, has_duty, now());
         match (step, found.as_ref().zip(entry.as_ref())) {
-            (Step::Deliver, Some(stored)) => self.stored(stored, Source::Hit).send(),
-            (Step::DeliverStale, Some(stored)) => self.stored(stored, Source::Stale).send(),
+            (Step::Deliver, Some(stored)) => self.stored(stored, Source::Hit).send(self.visit),
+            (Step::DeliverStale, Some(stored)) => {
+                self.stored(stored, Source::Stale).send(self.visit);
+            }
             (Step::DeliverAndRefresh, Some(stored)) => {
-                self.stored(stored, Source::Stale).send();
+                self.stored(stored, Source::Stale).send(self.visit);
                 self.refresh(transaction);
             }
             (Step::Fetch(Fallback::Stored), Some(stored)) => {
-                self.fetch(transaction, Some(stored)).send();
+                self.fetch(transaction, Some(stored)).send(self.visit);
             }
-            (Step::Fetch(_), _) => self.fetch(transaction, None).send(),
-            (Step::Failing, _) => self.backup().unwrap_or_else(answer::unavailable).send(),
-            (Step::Pass, _) | (_, None) => self.pass().send(),
+            (Step::Fetch(_), _) => self.fetch(transaction, None).send(self.visit),
+            (Step::Failing, _) => self
+                .backup()
+                .unwrap_or_else(answer::unavailable)
+                .send(self.visit),
+            (Step::Pass, _) | (_, None) => self.pass().send(self.visit),
         }
     }
 
     fn transaction(&self) -> Result<Transaction, CacheError> {
         let mut builder = Transaction::lookup(self.key()).timeout(self.edge.collapse_wait);
         for name in self.vary_names() {
-            builder = builder.header_values(name, self.request.get_header_all(name));
+            builder = builder.header_values(name, self.visit.headers().get_all(name));
         }
         builder.execute()
     }
@@ -92,14 +98,14 @@ impl Serving<'_> {
     /// The headers of this request that stored answers may vary by.
     fn vary_names(&self) -> impl Iterator<Item = &HeaderName> {
         let names = self.edge.policy.vary.iter();
-        names.filter(|name| self.request.contains_header(*name))
+        names.filter(|name| self.visit.headers().contains_key(*name))
     }
 
     /// HEAD reads what GET has stored; it never fills, because it brings no body.
     fn head(&self) -> Answer {
         let mut builder = core::lookup(self.key());
         for name in self.vary_names() {
-            builder = builder.header_values(name, self.request.get_header_all(name));
+            builder = builder.header_values(name, self.visit.headers().get_all(name));
         }
         let found = builder.execute().ok().flatten();
         let entry = found.as_ref().and_then(entry_of);
@@ -107,29 +113,24 @@ impl Serving<'_> {
             return self.pass();
         };
         match decide(Some(entry), found.is_stale(), false, now()) {
-            Step::Deliver => answer::stored(
-                entry,
-                Vec::new(),
-                Source::Hit,
-                self.visitor,
-                entry.age(now()),
-            ),
+            Step::Deliver => {
+                answer::stored(entry, Vec::new(), Source::Hit, entry.age(now()), self.visit)
+            }
             _ => self.pass(),
         }
     }
 
     /// Asks the origin for this visitor alone; the request has no body.
     fn pass(&self) -> Answer {
-        let request = self.request.clone_without_body();
-        match origin::pass(request, self.visitor, self.edge) {
-            Ok(response) => answer::passed(response, self.visitor),
+        match origin::pass(self.visit) {
+            Ok(response) => answer::passed(response, self.visit),
             Err(error) => answer::origin_failed(&error),
         }
     }
 
     fn stored(&self, (found, entry): (&Found, &Entry), source: Source) -> Answer {
         match body_of(found) {
-            Ok(body) => answer::stored(entry, body, source, self.visitor, entry.age(now())),
+            Ok(body) => answer::stored(entry, body, source, entry.age(now()), self.visit),
             Err(error) => {
                 log::event("object_unreadable", &[("error", &error)]);
                 self.pass()
@@ -156,7 +157,7 @@ impl Serving<'_> {
             self.edge.fail_ttl,
             &Marking::default(),
         );
-        backup.unwrap_or_else(|| failure.answer(self.visitor))
+        backup.unwrap_or_else(|| failure.answer(self.visit))
     }
 
     /// Fetches and stores after the visitor was answered.
@@ -170,7 +171,7 @@ impl Serving<'_> {
 
     /// A response that is worth an answer.
     fn fetched(&self) -> Result<Fetched, Failure> {
-        let mut response = origin::fill(self.request, self.edge).map_err(|error| {
+        let mut response = origin::fill(self.visit).map_err(|error| {
             log::event("origin_error", &[("error", &error.to_string())]);
             Failure::NoResponse
         })?;
@@ -216,8 +217,8 @@ impl Serving<'_> {
                             &entry,
                             body,
                             Source::Miss,
-                            self.visitor,
                             storage.initial_age,
+                            self.visit,
                         );
                     }
                     Err(_) => (NotStored::Headers, Body::from(body)),
@@ -230,10 +231,7 @@ impl Serving<'_> {
         let (reason, body) = kept;
         log::event(
             "not_stored",
-            &[
-                ("reason", reason.as_str()),
-                ("path", self.request.get_path()),
-            ],
+            &[("reason", reason.as_str()), ("path", self.visit.path())],
         );
         let marking = marking(&headers, self.lookup, &self.edge.policy);
         mark(
@@ -242,7 +240,7 @@ impl Serving<'_> {
             self.edge.pass_ttl,
             &marking,
         );
-        answer::shown(status, &headers, body, Source::Pass, self.visitor)
+        answer::shown(status, &headers, body, Source::Pass, self.visit)
     }
 
     fn insert(&self, transaction: Transaction, storage: &Storage, metadata: &Bytes, body: &[u8]) {
@@ -272,7 +270,7 @@ impl Serving<'_> {
             builder = builder.vary_by(&storage.vary);
         }
         for name in self.vary_names() {
-            builder = builder.header_values(name, self.request.get_header_all(name));
+            builder = builder.header_values(name, self.visit.headers().get_all(name));
         }
         finish(builder.execute(), body, "backup_failed");
     }
@@ -281,11 +279,11 @@ impl Serving<'_> {
     fn backup(&self) -> Option<Answer> {
         let mut builder = core::lookup(CacheKey::from(backup_of(&self.lookup.key)));
         for name in self.vary_names() {
-            builder = builder.header_values(name, self.request.get_header_all(name));
+            builder = builder.header_values(name, self.visit.headers().get_all(name));
         }
         let found = builder.execute().ok().flatten()?;
         let entry = entry_of(&found)?;
-        log::event("backup_served", &[("path", self.request.get_path())]);
+        log::event("backup_served", &[("path", self.visit.path())]);
         Some(self.stored((&found, &entry), Source::Backup))
     }
 }
@@ -325,12 +323,12 @@ enum Failure {
 
 impl Failure {
     /// What is left to say when nothing is stored.
-    fn answer(self, visitor: Visitor) -> Answer {
+    fn answer(self, visit: &Visit<'_>) -> Answer {
         match self {
             Self::NoResponse => {
-                answer::text(StatusCode::BAD_GATEWAY, "Error while proxying to origin.")
+                answer::bad_gateway("Error while proxying to origin.", Source::Pass)
             }
-            Self::Response(response) => answer::passed(*response, visitor),
+            Self::Response(response) => answer::passed(*response, visit),
         }
     }
 }

@@ -4,17 +4,28 @@ use std::time::Duration;
 
 use fastly::{ConfigStore, SecretStore};
 use grip::cache::{LastEventId, Policy};
-use grip::signature::{KeyError, Keyring, SigningKey, VerifyingKey};
+use grip::signature::{
+    CLOCK_LEEWAY, Claims, KeyError, Keyring, SignatureError, SigningKey, VerifyingKey,
+};
 use http::HeaderName;
 use serde::Deserialize;
+
+use crate::now;
 
 /// The name of the config store and of the secret store.
 const STORE: &str = "gripline";
 /// The one key in the config store: lookups are few, so all settings are one JSON object.
 const KEY: &str = "edge";
-/// Secrets: the one that signs and verifies `Grip-Sig`, and the one that verifies purges.
+/// The secret that signs and verifies `Grip-Sig`.
 const GRIP: &str = "grip-key";
+/// The one that verifies purges.
 const PURGE: &str = "purge-key";
+/// The one that signs what the hub gets.
+const HUB: &str = "hub-key";
+/// The one that shows the edge's decisions.
+const DEBUG: &str = "debug-key";
+/// What follows the name of a secret that is good as well, while it is being changed.
+const ALSO: &str = "-also";
 /// Names that the platform lets one object vary by.
 const MAX_VARY: usize = 8;
 /// Bytes of a stored body that the module's memory of 128 MB has room for, copies included.
@@ -25,39 +36,57 @@ const FANOUT_X: &str = "CKo5A1ebyFcnmVV8SE5On-8G81JyBjSvcrx4VLetWCg";
 const FANOUT_Y: &str = "7gwJqaU6N8TP88--twjkwoB36f-pT3QsmI46nPhjO7M";
 
 /// Everything that a request needs to know.
-#[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) policy: Policy,
+    /// Who holds whom.
+    pub(crate) topology: Topology,
     /// Name of the backend that requests go to.
     pub(crate) origin: String,
+    /// Name of the hub's backend.
+    pub(crate) hub: String,
+    /// Name of the backend that is this service.
+    pub(crate) own: String,
     /// Signs requests to the origin; GRIP `Grip-Sig`.
     pub(crate) grip_key: SigningKey,
     /// The issuer named in them.
     pub(crate) grip_issuer: String,
-    /// Whom the edge believes to be a GRIP proxy.
-    pub(crate) proxies: Vec<TrustedProxy>,
-    /// Verifies purge requests; absent: there is no purge endpoint for keys.
-    pub(crate) purge_key: Option<Keyring>,
     /// Longest wait for somebody else's fetch.
     pub(crate) collapse_wait: Duration,
     /// Lifetimes of markers, in seconds.
     pub(crate) pass_ttl: u64,
     pub(crate) fail_ttl: u64,
+    /// Verifies the hub's `Grip-Sig`.
+    hub_signature: VerifyingKey,
+    /// The issuer that the hub must name, if it must name one.
+    hub_issuer: Option<String>,
+    /// The issuer of the managed service, if it is believed.
+    fanout_issuer: Option<String>,
+    /// Secrets that few requests need are read when they are needed.
+    secrets: SecretStore,
 }
 
-/// A GRIP proxy whose `Grip-Sig` is believed.
-#[derive(Debug)]
-pub(crate) struct TrustedProxy {
-    pub(crate) key: VerifyingKey,
-    /// The issuer that it must name, if it must name one.
-    pub(crate) issuer: Option<String>,
+/// Who holds connections, and how they get there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Topology {
+    /// Clients connect to the hub, which asks the edge: the edge itself has nobody to hold.
+    #[default]
+    HubFront,
+    /// Clients connect to the edge, which sends holds to the hub and hands WebSockets over to it.
+    EdgeFront,
+    /// Clients connect to the edge, which hands over to the managed service, or a hub in its place.
+    Fanout,
 }
 
 /// The JSON in the config store. Every member has a default; unknown ones are mistakes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Settings {
+    topology: Topology,
     origin: Option<String>,
+    hub: Option<String>,
+    #[serde(rename = "self")]
+    own: Option<String>,
     sig_iss: Option<String>,
     hub_iss: Option<String>,
     fanout_service_id: Option<String>,
@@ -96,8 +125,12 @@ pub(crate) enum ConfigError {
         "the secret store {STORE:?} has no secret {0:?}, or it is empty; it must be the hub's sig-key"
     )]
     NoSecret(&'static str),
+    #[error(
+        "the secret store {STORE:?} has no secret {HUB:?}, or it is empty; it must be the key of the hub's [edge]"
+    )]
+    NoHubKey,
     #[error("the secret {0:?} cannot be used: {1}")]
-    Secret(&'static str, KeyError),
+    Secret(String, KeyError),
 }
 
 impl Edge {
@@ -113,37 +146,91 @@ impl Edge {
             serde_json::from_str(&json).map_err(|error| ConfigError::Invalid(error.to_string()))?;
         let secrets = SecretStore::open(STORE).map_err(|_| ConfigError::NoSecretStore)?;
         let grip_secret = secret(&secrets, GRIP)?.ok_or(ConfigError::NoSecret(GRIP))?;
-        let purge_key = match secret(&secrets, PURGE)? {
-            None => None,
-            Some(secret) => {
-                let key = VerifyingKey::hs256(&secret);
-                Some(
-                    key.map_err(|error| ConfigError::Secret(PURGE, error))?
-                        .into(),
-                )
-            }
-        };
-        let unusable = |error| ConfigError::Secret(GRIP, error);
+        let name =
+            |setting: Option<String>, default: &str| setting.unwrap_or_else(|| default.to_owned());
         Ok(Self {
-            proxies: proxies(
-                &settings,
-                VerifyingKey::hs256(&grip_secret).map_err(unusable)?,
-            ),
-            grip_key: SigningKey::hs256(&grip_secret).map_err(unusable)?,
-            purge_key,
             policy: policy(&settings)?,
-            origin: settings.origin.unwrap_or_else(|| "origin".to_owned()),
-            grip_issuer: settings.sig_iss.unwrap_or_else(|| "pushpin".to_owned()),
+            topology: settings.topology,
+            hub_signature: verifying(GRIP, &grip_secret)?,
+            grip_key: signing(GRIP, &grip_secret)?,
+            hub_issuer: settings.hub_iss,
+            // The key is every customer's, so the issuer is what tells them apart.
+            fanout_issuer: settings
+                .fanout_service_id
+                .map(|service| format!("fastly:{service}")),
+            origin: name(settings.origin, "origin"),
+            hub: name(settings.hub, "hub"),
+            own: name(settings.own, "self"),
+            grip_issuer: name(settings.sig_iss, "pushpin"),
             collapse_wait: Duration::from_millis(settings.collapse_wait_ms.unwrap_or(10_000)),
             pass_ttl: settings.pass_ttl.unwrap_or(120).max(1),
             fail_ttl: settings.fail_ttl.unwrap_or(1).max(1),
+            secrets,
         })
     }
+
+    /// Whether a `Grip-Sig` is a GRIP proxy's that the edge believes.
+    pub(crate) fn is_proxy(&self, token: &str) -> bool {
+        let names =
+            |claims: &Claims, issuer: &Option<String>| issuer.is_none() || claims.issuer == *issuer;
+        let verify = |key: &VerifyingKey| key.verify(token, now(), CLOCK_LEEWAY);
+        match verify(&self.hub_signature) {
+            Ok(claims) => return names(&claims, &self.hub_issuer),
+            Err(SignatureError::Algorithm) if self.fanout_issuer.is_some() => {
+                // Costs much more than the rest of a request: only where it can succeed.
+                let key = VerifyingKey::es256_from_coordinates(FANOUT_X, FANOUT_Y)
+                    .expect("the constants are a point on the curve");
+                return verify(&key).is_ok_and(|claims| names(&claims, &self.fanout_issuer));
+            }
+            Err(SignatureError::Signature) => {}
+            Err(_) => return false,
+        }
+        let also = self.also(GRIP).ok().flatten();
+        also.and_then(|key| verify(&key).ok())
+            .is_some_and(|claims| names(&claims, &self.hub_issuer))
+    }
+
+    /// Verifies purge requests; absent: there is no purge endpoint for keys.
+    pub(crate) fn purge_keys(&self) -> Result<Option<Keyring>, ConfigError> {
+        let Some(secret) = secret(&self.secrets, PURGE)? else {
+            return Ok(None);
+        };
+        let mut keys = Keyring::from(verifying(PURGE, &secret)?);
+        if let Some(also) = self.also(PURGE)? {
+            keys.add(also);
+        }
+        Ok(Some(keys))
+    }
+
+    /// Signs what the hub gets.
+    pub(crate) fn hub_key(&self) -> Result<SigningKey, ConfigError> {
+        let secret = secret(&self.secrets, HUB)?.ok_or(ConfigError::NoHubKey)?;
+        signing(HUB, &secret)
+    }
+
+    /// Shows the edge's decisions to whoever knows it.
+    pub(crate) fn debug_key(&self) -> Option<Vec<u8>> {
+        secret(&self.secrets, DEBUG).ok().flatten()
+    }
+
+    /// The key that is good as well while this one is being changed.
+    fn also(&self, name: &'static str) -> Result<Option<VerifyingKey>, ConfigError> {
+        let secret = secret(&self.secrets, &format!("{name}{ALSO}"))?;
+        secret.map(|secret| verifying(name, &secret)).transpose()
+    }
+}
+
+fn verifying(name: &str, secret: &[u8]) -> Result<VerifyingKey, ConfigError> {
+    VerifyingKey::hs256(secret).map_err(|error| ConfigError::Secret(name.to_owned(), error))
+}
+
+fn signing(name: &str, secret: &[u8]) -> Result<SigningKey, ConfigError> {
+    SigningKey::hs256(secret).map_err(|error| ConfigError::Secret(name.to_owned(), error))
 }
 
 /// A secret in the forms of the hub's keys; an empty one counts as absent, because a signature by
 /// an empty key is anybody's.
-fn secret(store: &SecretStore, name: &'static str) -> Result<Option<Vec<u8>>, ConfigError> {
+fn secret(store: &SecretStore, name: &str) -> Result<Option<Vec<u8>>, ConfigError> {
     let Some(secret) = store.try_get(name).ok().flatten() else {
         return Ok(None);
     };
@@ -158,22 +245,8 @@ fn secret(store: &SecretStore, name: &'static str) -> Result<Option<Vec<u8>>, Co
     };
     match grip::signature::secret_from_text(text) {
         Ok(secret) => Ok(Some(secret)),
-        Err(error) => Err(ConfigError::Secret(name, error)),
+        Err(error) => Err(ConfigError::Secret(name.to_owned(), error)),
     }
-}
-
-fn proxies(settings: &Settings, hub_key: VerifyingKey) -> Vec<TrustedProxy> {
-    let hub = TrustedProxy {
-        key: hub_key,
-        issuer: settings.hub_iss.clone(),
-    };
-    let fanout = settings.fanout_service_id.as_ref().map(|id| TrustedProxy {
-        key: VerifyingKey::es256_from_coordinates(FANOUT_X, FANOUT_Y)
-            .expect("the constants are a point on the curve"),
-        // The key is every customer's, so the issuer is what tells them apart.
-        issuer: Some(format!("fastly:{id}")),
-    });
-    std::iter::once(hub).chain(fanout).collect()
 }
 
 fn policy(settings: &Settings) -> Result<Policy, ConfigError> {

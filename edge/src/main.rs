@@ -6,85 +6,77 @@
 //!                                   └─ lookup ─▶ cache ─▶ grip::cache::decide │
 //!                                                  ▲ fill        │            ▼
 //!                                                  └─ origin ◀───┘         answer ─▶ hub or client
+//!                                                                             └─▶ hold ─▶ hub
 //! ```
 //!
 //! Nothing is decided here: `grip::cache` says what to do, and this crate does it with the
-//! platform's core cache. It knows no connection and holds nobody. Sending holds on to the hub and
-//! handing over WebSockets belong in files beside `answer`.
+//! platform's core cache. It knows no connection and holds nobody: `hold` sends holds to the hub and
+//! hands WebSockets over.
 
 mod answer;
 mod cache;
 mod config;
+mod hold;
 mod log;
 mod origin;
 mod purge;
-mod visitor;
+mod trace;
+mod visit;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fastly::Request;
+use fastly::{Request, Response};
 use grip::UnixTime;
-use grip::cache::{PassReason, RequestKind, classify, next_hop};
-use http::StatusCode;
+use grip::cache::{PassReason, Policy, RequestKind, classify, next_hop};
 use http::header::HOST;
+use http::{HeaderMap, StatusCode};
 
 use answer::Answer;
-use config::Edge;
-use visitor::Visitor;
+use config::{ConfigError, Edge};
+use visit::{Visit, Visitor};
 
 /// No macro around it: answers are sent when they are ready, and work may follow.
 fn main() {
     let mut request = Request::from_client();
+    let headers = origin::headers_of(request.get_headers());
     let edge = Edge::open();
     // Health comes first, so that a module without configuration can be told from none at all.
-    let policy = edge
-        .as_ref()
-        .map(|edge| edge.policy.clone())
-        .unwrap_or_default();
-    let kind = kind_of(&request, &policy);
+    let kind = match &edge {
+        Ok(edge) => kind_of(&request, &headers, &edge.policy),
+        Err(_) => kind_of(&request, &headers, &Policy::default()),
+    };
     let edge = match (edge, &kind) {
-        (_, RequestKind::Health) => return answer::text(StatusCode::OK, "OK").send(),
+        (_, RequestKind::Health) => return answer::text(StatusCode::OK, "OK").send_untraced(),
         (_, RequestKind::UnknownOwn) => {
-            return answer::text(StatusCode::NOT_FOUND, "Not Found").send();
+            return answer::text(StatusCode::NOT_FOUND, "Not Found").send_untraced();
         }
         (Ok(edge), _) => edge,
-        (Err(error), _) => {
-            log::event("not_configured", &[("error", &error.to_string())]);
-            let text = format!("The edge is not configured: {error}. See docs/edge.md.");
-            return answer::text(StatusCode::SERVICE_UNAVAILABLE, &text).send();
-        }
+        (Err(error), _) => return not_configured(&error).send_to_client(),
     };
     if kind == RequestKind::Purge {
-        return purge::handle(request, &edge).send();
+        return purge::handle(&mut request, &edge).send_untraced();
     }
-    if next_hop(&origin::headers_of(request.get_headers())).is_none() {
+    if next_hop(&headers).is_none() {
         log::event("loop", &[("path", request.get_path())]);
         let text = "The edge's origin leads back to the edge.";
-        return answer::text(StatusCode::LOOP_DETECTED, text).send();
+        return answer::text(StatusCode::LOOP_DETECTED, text).send_untraced();
     }
-    let visitor = Visitor::identify(&mut request, &edge);
+    let visit = Visit::new(request, headers, &edge);
     match kind {
-        RequestKind::WebSocketOverHttp => websocket_over_http(request, visitor, &edge).send(),
-        RequestKind::WebSocketUpgrade => {
-            answer::text(
-                StatusCode::NOT_IMPLEMENTED,
-                "The edge does not accept WebSockets.",
-            )
-            .send();
-        }
-        RequestKind::Lookup(lookup) => cache::serve(&request, &lookup, visitor, &edge),
-        RequestKind::Pass(reason) => pass(request, visitor, reason, &edge).send(),
+        RequestKind::WebSocketOverHttp => websocket_over_http(&visit).send(&visit),
+        RequestKind::WebSocketUpgrade => hold::websocket(&visit).send(&visit),
+        RequestKind::Lookup(lookup) => cache::serve(&lookup, &visit),
+        RequestKind::Pass(reason) => pass(&visit, reason).send(&visit),
         RequestKind::Health | RequestKind::Purge | RequestKind::UnknownOwn => {}
     }
 }
 
-fn kind_of(request: &Request, policy: &grip::cache::Policy) -> RequestKind {
+fn kind_of(request: &Request, headers: &HeaderMap, policy: &Policy) -> RequestKind {
     let path = request.get_path();
     let path_and_query = match request.get_query_str() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let headers = origin::headers_of(request.get_headers());
     // The SDK's own conversion to text panics where this says that it is none.
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     classify(
@@ -92,17 +84,23 @@ fn kind_of(request: &Request, policy: &grip::cache::Policy) -> RequestKind {
         host.unwrap_or_default(),
         path,
         &path_and_query,
-        &headers,
+        headers,
         policy,
     )
 }
 
+fn not_configured(error: &ConfigError) -> Response {
+    log::event("not_configured", &[("error", &error.to_string())]);
+    let text = format!("The edge is not configured: {error}. See docs/edge.md.");
+    answer::plain(StatusCode::SERVICE_UNAVAILABLE, &text)
+}
+
 /// Events go from the hub to the origin and back; who else sends them forges a connection's.
-fn websocket_over_http(request: Request, visitor: Visitor, edge: &Edge) -> Answer {
-    match visitor {
-        Visitor::Hub => pass(request, visitor, PassReason::Method, edge),
+fn websocket_over_http(visit: &Visit<'_>) -> Answer {
+    match visit.visitor {
+        Visitor::Hub => pass(visit, PassReason::Method),
         Visitor::Client => {
-            log::event("websocket_events_refused", &[("path", request.get_path())]);
+            log::event("websocket_events_refused", &[("path", visit.path())]);
             let text = "Client not allowed to send WebSocket events directly.";
             answer::text(StatusCode::FORBIDDEN, text)
         }
@@ -110,13 +108,10 @@ fn websocket_over_http(request: Request, visitor: Visitor, edge: &Edge) -> Answe
 }
 
 /// Everything that is not for the cache, streamed both ways.
-fn pass(request: Request, visitor: Visitor, reason: PassReason, edge: &Edge) -> Answer {
-    log::event(
-        "pass",
-        &[("reason", reason.as_str()), ("path", request.get_path())],
-    );
-    match origin::pass(request, visitor, edge) {
-        Ok(response) => answer::passed(response, visitor),
+fn pass(visit: &Visit<'_>, reason: PassReason) -> Answer {
+    visit.trace.note("reason", reason.as_str());
+    match origin::pass(visit) {
+        Ok(response) => answer::passed(response, visit),
         Err(error) => answer::origin_failed(&error),
     }
 }

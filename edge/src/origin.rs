@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::Edge;
 use crate::now;
-use crate::visitor::Visitor;
+use crate::visit::{Visit, Visitor};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -30,30 +30,26 @@ pub(crate) fn headers_of<'a>(
 
 /// Asks the origin on behalf of everybody. Always signed, whoever asked: an origin that sees no
 /// proxy answers without instructions, and that would be stored for all.
-pub(crate) fn fill(request: &Request, edge: &Edge) -> Result<Response, SendError> {
-    let mut headers = fill_headers(&headers_of(request.get_headers()));
-    sign(&mut headers, edge);
-    let fill = Request::new(http::Method::GET, request.get_url().clone());
-    send(fill, &headers, edge)
+pub(crate) fn fill(visit: &Visit<'_>) -> Result<Response, SendError> {
+    let mut headers = fill_headers(visit.headers());
+    sign(&mut headers, visit.edge);
+    let fill = Request::new(http::Method::GET, visit.url().clone());
+    send(fill, &headers, visit.edge)
 }
 
 /// Passes one visitor's request on, body streamed.
-pub(crate) fn pass(
-    mut request: Request,
-    visitor: Visitor,
-    edge: &Edge,
-) -> Result<Response, SendError> {
-    let mut headers = pass_headers(&headers_of(request.get_headers()));
-    if visitor == Visitor::Client {
+pub(crate) fn pass(visit: &Visit<'_>) -> Result<Response, SendError> {
+    let mut headers = pass_headers(visit.headers());
+    if visit.visitor == Visitor::Client {
         fields::strip_grip(&mut headers);
-        sign(&mut headers, edge);
-        forward_for(&mut headers, &request);
+        sign(&mut headers, visit.edge);
+        forward_for(&mut headers, visit);
     }
-    let mut passed = Request::new(request.get_method().clone(), request.get_url().clone());
-    if request.has_body() {
-        passed.set_body(request.take_body());
+    let mut passed = Request::new(visit.method().clone(), visit.url().clone());
+    if let Some(body) = visit.take_body() {
+        passed.set_body(body);
     }
-    send(passed, &headers, edge)
+    send(passed, &headers, visit.edge)
 }
 
 fn send(mut request: Request, headers: &HeaderMap, edge: &Edge) -> Result<Response, SendError> {
@@ -76,14 +72,14 @@ fn sign(headers: &mut HeaderMap, edge: &Edge) {
     headers.insert(GRIP_FEATURE, HeaderValue::from_static(GRIP_FEATURES));
 }
 
-fn forward_for(headers: &mut HeaderMap, request: &Request) {
-    if let Some(address) = request.get_client_ip_addr()
+/// Says for whom a request is.
+pub(crate) fn forward_for(headers: &mut HeaderMap, visit: &Visit<'_>) {
+    if let Some(address) = visit.client_ip()
         && let Ok(address) = HeaderValue::from_str(&address.to_string())
     {
         headers.append(X_FORWARDED_FOR, address);
     }
-    let scheme = request.get_url().scheme();
-    if let Ok(scheme) = HeaderValue::from_str(scheme) {
+    if let Ok(scheme) = HeaderValue::from_str(visit.url().scheme()) {
         headers.insert(X_FORWARDED_PROTO, scheme);
     }
 }

@@ -5,20 +5,24 @@ use std::io::Read as _;
 use fastly::Request;
 use fastly::http::purge::{purge_surrogate_key, soft_purge_surrogate_key};
 use grip::cache::{PurgeMode, PurgeRequest};
-use grip::signature::verify_purge_token;
+use grip::signature::{Keyring, verify_purge_token};
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, StatusCode};
 
 use crate::answer::{self, Answer};
 use crate::config::Edge;
-use crate::{log, now};
+use crate::{log, not_configured, now};
 
 /// Header with a token of the platform's own.
 const FASTLY_KEY: &str = "fastly-key";
 
 /// Answers a purge request.
-pub(crate) fn handle(mut request: Request, edge: &Edge) -> Answer {
-    if edge.purge_key.is_none() && !request.contains_header(FASTLY_KEY) {
+pub(crate) fn handle(request: &mut Request, edge: &Edge) -> Answer {
+    let keys = match edge.purge_keys() {
+        Ok(keys) => keys,
+        Err(error) => return Answer::Response(Box::new(not_configured(&error))),
+    };
+    if keys.is_none() && !request.contains_header(FASTLY_KEY) {
         let reason = "there is no secret purge-key, or it is empty";
         log::event("purge_refused", &[("reason", reason), ("status", "404")]);
         return answer::text(StatusCode::NOT_FOUND, "Not Found");
@@ -27,7 +31,7 @@ pub(crate) fn handle(mut request: Request, edge: &Edge) -> Answer {
         return answer::text(StatusCode::METHOD_NOT_ALLOWED, "Only POST purges.")
             .with_header(ALLOW, "POST");
     }
-    match purge(&mut request, edge) {
+    match purge(request, keys.as_ref()) {
         Ok(purged) => answer::text(StatusCode::OK, &format!("{{\"purged\":{purged}}}"))
             .with_header(CONTENT_TYPE, "application/json"),
         Err((status, reason)) => {
@@ -41,9 +45,9 @@ pub(crate) fn handle(mut request: Request, edge: &Edge) -> Answer {
 }
 
 /// How many channels and keys were purged, or why none were.
-fn purge(request: &mut Request, edge: &Edge) -> Result<usize, (StatusCode, String)> {
+fn purge(request: &mut Request, keys: Option<&Keyring>) -> Result<usize, (StatusCode, String)> {
     let body = body(request)?;
-    authorize(request, &body, edge).map_err(|reason| (StatusCode::UNAUTHORIZED, reason))?;
+    authorize(request, &body, keys).map_err(|reason| (StatusCode::UNAUTHORIZED, reason))?;
     let purge = PurgeRequest::parse(&body).map_err(|error| {
         let status = if error.is_too_large() {
             StatusCode::PAYLOAD_TOO_LARGE
@@ -86,7 +90,7 @@ fn body(request: &mut Request) -> Result<Vec<u8>, (StatusCode, String)> {
 }
 
 /// Either a token that is bound to this body, or a key of the platform's own.
-fn authorize(request: &Request, body: &[u8], edge: &Edge) -> Result<(), String> {
+fn authorize(request: &Request, body: &[u8], keys: Option<&Keyring>) -> Result<(), String> {
     if request.contains_header(FASTLY_KEY) {
         let is_valid = request.fastly_key_is_valid();
         return is_valid
@@ -97,9 +101,6 @@ fn authorize(request: &Request, body: &[u8], edge: &Edge) -> Result<(), String> 
         .get_header(AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
         .ok_or("a bearer token or a Fastly-Key is needed")?;
-    let key = edge
-        .purge_key
-        .as_ref()
-        .ok_or("no purge key is configured")?;
-    verify_purge_token(key, token.trim(), body, now()).map_err(|error| error.to_string())
+    let keys = keys.ok_or("no purge key is configured")?;
+    verify_purge_token(keys, token.trim(), body, now()).map_err(|error| error.to_string())
 }

@@ -24,6 +24,9 @@ pub const GRIPLINE_STALE: HeaderName = HeaderName::from_static("gripline-stale")
 pub const GRIPLINE_HOST: HeaderName = HeaderName::from_static("gripline-host");
 /// `Gripline-Sig`: the edge's signature on what it hands to the hub; ours.
 pub const GRIPLINE_SIG: HeaderName = HeaderName::from_static("gripline-sig");
+/// `Gripline-Refused`: the hub's answer is not for the client: it does not hold what the edge asked
+/// it to hold; ours.
+pub const GRIPLINE_REFUSED: HeaderName = HeaderName::from_static("gripline-refused");
 
 /// The value of `Grip-Feature`: the GRIP features that work through this hub and edge.
 ///

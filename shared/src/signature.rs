@@ -404,6 +404,20 @@ pub fn secret_from_text(text: &str) -> Result<Vec<u8>, KeyError> {
     Ok(secret)
 }
 
+/// Whether a secret that was shown is the known one. Takes the same time wherever the first
+/// difference is; an empty secret is nobody's.
+pub fn secrets_match(known: &[u8], shown: &[u8]) -> bool {
+    let Ok(mac) = keyed(known) else {
+        return false;
+    };
+    let tag = |text: &[u8]| {
+        let mut mac = mac.clone();
+        mac.update(text);
+        mac.finalize()
+    };
+    tag(known) == tag(shown)
+}
+
 /// A fresh value for GRIP `Grip-Sig`, good for an hour.
 pub fn grip_sig(key: &SigningKey, issuer: &str, now: UnixTime) -> String {
     key.sign(&Claims {
@@ -649,6 +663,15 @@ mod tests {
         assert_eq!(VerifyingKey::hs256(b"").unwrap_err(), KeyError::Empty);
         assert_eq!(secret_from_text("").unwrap_err(), KeyError::Empty);
         assert_eq!(secret_from_text("base64:").unwrap_err(), KeyError::Empty);
+    }
+
+    #[test]
+    fn only_the_same_secret_matches() {
+        assert!(secrets_match(b"secret", b"secret"));
+        for shown in [b"Secret".as_slice(), b"secre", b"secret ", b""] {
+            assert!(!secrets_match(b"secret", shown), "{shown:?}");
+        }
+        assert!(!secrets_match(b"", b""));
     }
 
     #[test]

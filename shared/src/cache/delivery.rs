@@ -1,7 +1,7 @@
 //! Which headers leave the edge, and towards whom.
 
-use http::StatusCode;
 use http::header::HeaderMap;
+use http::{Method, StatusCode};
 
 use super::storage::{SURROGATE_CONTROL, SURROGATE_KEY};
 use crate::Limits;
@@ -11,7 +11,7 @@ use crate::instruct::{self, Instruct, InstructError, Status};
 /// Why an answer cannot be given to a plain client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientRefusal {
-    /// The answer asks for a hold, and the edge holds nobody.
+    /// The answer asks for a hold, and the edge itself holds nobody.
     #[error("this resource is served through a GRIP proxy only")]
     Hold,
     /// The answer's instructions cannot be followed.
@@ -44,7 +44,10 @@ pub fn hub_headers(origin: &HeaderMap) -> HeaderMap {
 /// # Errors
 /// [`ClientRefusal`]; a hold shown to such a client would tell it channel names and leave it with
 /// an answer that never goes on.
+///
+/// HEAD is answered like a GET without a hold: there is nothing to hold it for.
 pub fn client_answer(
+    method: &Method,
     status: StatusCode,
     origin: &HeaderMap,
 ) -> Result<(Status, HeaderMap), ClientRefusal> {
@@ -56,7 +59,8 @@ pub fn client_answer(
         return Ok((Status::new(status), headers));
     }
     let instruct = Instruct::from_headers(&headers, &Limits::default())?;
-    if instruct.hold.is_some() || instruct.next_link.is_some() {
+    let is_held = instruct.hold.is_some() || instruct.next_link.is_some();
+    if is_held && *method != Method::HEAD {
         return Err(ClientRefusal::Hold);
     }
     let shown = instruct.client_headers(&headers);
@@ -74,7 +78,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn client(lines: &[(&'static str, &'static str)]) -> Result<(u16, Vec<String>), ClientRefusal> {
-        let (status, headers) = client_answer(StatusCode::OK, &headers_of(lines))?;
+        let (status, headers) = client_answer(&Method::GET, StatusCode::OK, &headers_of(lines))?;
         let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
         names.sort_unstable();
         Ok((status.code.as_u16(), names))
@@ -122,6 +126,14 @@ mod tests {
             assert_eq!(client(&[hold]), Err(ClientRefusal::Hold), "{hold:?}");
         }
         assert_eq!(ClientRefusal::Hold.status(), StatusCode::NOT_IMPLEMENTED);
+    }
+
+    #[test]
+    fn head_of_a_hold_is_answered() {
+        let origin = headers_of(&[("grip-hold", "stream"), ("etag", "1")]);
+        let (status, headers) = client_answer(&Method::HEAD, StatusCode::OK, &origin).unwrap();
+        assert_eq!(status, Status::new(StatusCode::OK));
+        assert_eq!(headers, headers_of(&[("etag", "1")]));
     }
 
     #[test]

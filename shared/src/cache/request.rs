@@ -10,7 +10,7 @@ use http::header::{
 use super::directives::Directives;
 use super::keys::{self, MAX_CACHE_KEY};
 use super::{LastEventId, Policy};
-use crate::fields::{self, GRIP_LAST};
+use crate::fields::{self, GRIP_LAST, GRIPLINE_HOST, GRIPLINE_SIG};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -219,7 +219,14 @@ pub fn fill_headers(client: &HeaderMap) -> HeaderMap {
 pub fn pass_headers(client: &HeaderMap) -> HeaderMap {
     let mut headers = client.clone();
     fields::strip_hop_by_hop(&mut headers);
-    for name in [&ACCEPT_ENCODING, &EXPECT, &FASTLY_KEY, &CONNECTION] {
+    for name in [
+        &ACCEPT_ENCODING,
+        &EXPECT,
+        &FASTLY_KEY,
+        &CONNECTION,
+        &GRIPLINE_HOST,
+        &GRIPLINE_SIG,
+    ] {
         headers.remove(name);
     }
     headers
