@@ -7,6 +7,7 @@ use clap::Parser;
 use live_counter::demo::Options;
 use live_counter::stack::ports::Claim;
 use live_counter::stack::repository;
+use live_counter::stack::topology::Topology;
 use live_counter::stack::viceroy::Interrupt;
 
 const LONG_ABOUT: &str = "\
@@ -18,7 +19,8 @@ once. Three parts are started on this machine, each on a port of its own (0 is a
   origin   the application, with its counters in a file
 
 A browser asks the hub, the hub the edge, and the edge the origin if its cache has no answer. An \
-increment makes the origin publish to the hub, which purges the edge and then tells everybody.
+increment makes the origin publish to the hub, which purges the edge and then tells everybody. In \
+the topologies edge-front and fanout browsers ask the edge, which has the hub hold them.
 
 The edge module is built first, and Viceroy is installed if it is missing; the latter takes some \
 minutes, once. Ctrl-C stops everything.";
@@ -26,7 +28,8 @@ minutes, once. Ctrl-C stops everything.";
 const AFTER_HELP: &str = "\
 Examples:
   cargo demo                          the usual ports
-  cargo demo --hub-port 9000          clients on port 9000
+  cargo demo --topology edge-front    clients connect to the edge
+  cargo demo --hub-port 9000          the hub on port 9000
   cargo demo --data /tmp/c.redb       counters in another file
   cargo demo --log-level debug        what the origin and the hub are doing";
 
@@ -34,7 +37,12 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "live-counter", version, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Port of the hub for clients: the page is here.
+    /// Who is in front: hub-front, edge-front, or fanout, where the hub stands in for the managed
+    /// service.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    topology: Topology,
+
+    /// Port of the hub for clients.
     #[arg(long, value_name = "PORT", default_value_t = 7999)]
     hub_port: u16,
 
@@ -84,6 +92,7 @@ impl Arguments {
             target.join("live-counter").join("counters.redb")
         };
         Options {
+            topology: self.topology,
             hub: local(self.hub_port),
             control: local(self.control_port),
             edge: local(self.edge_port),

@@ -1,4 +1,4 @@
-//! The whole of Live Counter: origin, edge and hub, wired together in the hub-front topology.
+//! The whole of Live Counter: origin, edge and hub, wired together in any topology.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::{sleep, timeout};
 
 use crate::origin::{Config as OriginConfig, Origin};
+use crate::stack::topology::Topology;
 use crate::stack::viceroy::{Interrupt, Manifest, Options as EdgeOptions, Viceroy};
 use crate::stack::{health, module, ports, viceroy};
 
@@ -28,6 +29,8 @@ const ISSUER: &str = "live-counter";
 /// Where the parts listen, and where the counters are. Port 0 is any free port.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Who is in front of whom.
+    pub topology: Topology,
     /// The hub's address for clients.
     pub hub: SocketAddr,
     /// The hub's address for publishers.
@@ -106,6 +109,7 @@ pub struct Demo {
     hub: HubGuard,
     edge: Viceroy,
     origin: Origin,
+    topology: Topology,
 }
 
 impl Demo {
@@ -115,9 +119,11 @@ impl Demo {
     /// Cancel safety: a dropped future ends everything that was started.
     pub async fn start(options: &Options, progress: &mut impl Progress) -> anyhow::Result<Self> {
         let keys = Keys::random();
-        // The origin has to know it before the hub, which comes last, could choose one.
+        // Who comes first has to know them before who comes last could choose one.
         let options = &Options {
             control: ports::choose(options.control)?,
+            hub: ports::choose(options.hub)?,
+            edge: ports::choose(options.edge)?,
             ..options.clone()
         };
 
@@ -139,19 +145,33 @@ impl Demo {
 
         progress.begin(Step::StartHub);
         let hub = start_hub(options, &edge, &keys).await?;
-        let mut demo = Self { hub, edge, origin };
+        let mut demo = Self {
+            hub,
+            edge,
+            origin,
+            topology: options.topology,
+        };
         let (hub, control) = (demo.hub_addr(), demo.control_addr());
         progress.done(&format!("http://{hub}, publishers http://{control}"));
 
         progress.begin(Step::CheckChain);
-        health::wait_until_ok(hub, "/health", START_PATIENCE)
+        health::wait_until_ok(demo.front_addr(), "/health", START_PATIENCE)
             .await
             .with_context(|| format!("the chain does not work; {}", demo.edge.describe()))?;
         progress.done("all of them answer");
         Ok(demo)
     }
 
-    /// Where clients connect.
+    /// Where clients connect: the hub or the edge.
+    pub fn front_addr(&self) -> SocketAddr {
+        if self.topology.is_hub_in_front() {
+            self.hub_addr()
+        } else {
+            self.edge_addr()
+        }
+    }
+
+    /// Where the hub listens.
     pub fn hub_addr(&self) -> SocketAddr {
         self.hub.get().listen_addr()
     }
@@ -203,6 +223,7 @@ impl Demo {
 struct Keys {
     grip: String,
     purge: String,
+    hub: String,
 }
 
 impl Keys {
@@ -210,6 +231,7 @@ impl Keys {
         Self {
             grip: random_key(),
             purge: random_key(),
+            hub: random_key(),
         }
     }
 }
@@ -241,28 +263,26 @@ async fn start_edge(
     origin: SocketAddr,
     keys: &Keys,
 ) -> anyhow::Result<Viceroy> {
-    // The edge sends nothing to the hub or to itself in this topology; and with a port that is
-    // chosen later there is no address to send it to.
+    let topology = options.topology;
     let manifest = Manifest::of_repository()?
         .with_backend("origin", &format!("http://{origin}"))
-        .without_backend("hub")
-        .without_backend("self")
         .with_secret("grip-key", &keys.grip)
         .with_secret("purge-key", &keys.purge);
+    let manifest = topology.configure_edge(manifest, options.edge, options.hub, &keys.hub)?;
     Viceroy::start(&EdgeOptions {
         module,
         listen: options.edge,
         manifest,
+        fanout: (topology == Topology::Fanout).then_some(options.hub),
         interrupt: options.interrupt,
     })
     .await
 }
 
 async fn start_hub(options: &Options, edge: &Viceroy, keys: &Keys) -> anyhow::Result<HubGuard> {
-    let raw = RawConfig {
+    let mut raw = RawConfig {
         listen: Some(options.hub.to_string()),
         control: Some(options.control.to_string()),
-        origin: Some(edge.url()),
         drain: Some(DRAIN.to_owned()),
         grip: RawGrip {
             sig_key: Some(keys.grip.clone()),
@@ -276,6 +296,9 @@ async fn start_hub(options: &Options, edge: &Viceroy, keys: &Keys) -> anyhow::Re
         }),
         ..RawConfig::default()
     };
+    options
+        .topology
+        .configure_hub(&mut raw, &edge.url(), &keys.hub);
     // No path in it is relative.
     let config = raw.check(Path::new(""))?;
     let hub = HubGuard(Some(Hub::start(config)?));

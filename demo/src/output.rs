@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use live_counter::demo::{Demo, Options, Progress, Step};
+use live_counter::stack::topology::Topology;
 
 /// One line on standard output. A reader that has left is no reason to stop.
 pub(crate) fn line(line: &str) {
@@ -34,25 +35,42 @@ impl Progress for Steps {
 }
 
 fn guide(demo: &Demo, options: &Options) -> String {
-    let (hub, control) = (demo.hub_addr(), demo.control_addr());
-    let (edge, origin) = (demo.edge_addr(), demo.origin_addr());
+    let (front, control) = (demo.front_addr(), demo.control_addr());
+    let origin = demo.origin_addr();
+    let aside = aside(demo, options.topology);
     let data = options.data.display();
     format!(
         r#"
-Live Counter runs:  http://{hub}/
+Live Counter runs:  http://{front}/
 
 Try
   the page, in two tabs or more: each shows the same value, and where its first one came from
   following the counter (twice: the second time the edge answers, see X-Cache)
-    curl -iN -H 'Accept: text/event-stream' http://{hub}/counters/clicks
+    curl -iN -H 'Accept: text/event-stream' http://{front}/counters/clicks
   adding one
-    curl -X POST http://{hub}/counters/clicks
+    curl -X POST http://{front}/counters/clicks
   publishing a note to all pages, past the origin
     curl -d '{{"items":[{{"channel":"counter-clicks","http-stream":{{"content":"event: note\ndata: Hello!\n\n"}}}}]}}' http://{control}/publish/
-  asking the edge without the hub, which it refuses: only the hub may be told to hold
-    curl -i -H 'Accept: text/event-stream' http://{edge}/counters/clicks
+{aside}
 
 The origin is at http://{origin}/, its counters are in {data}
 Ctrl-C stops everything."#
     )
+}
+
+/// Something to see that is this topology's own.
+fn aside(demo: &Demo, topology: Topology) -> String {
+    let (hub, edge) = (demo.hub_addr(), demo.edge_addr());
+    match topology {
+        Topology::HubFront => format!(
+            "  asking the edge without the hub, which it refuses: only the hub may be told to hold\n    \
+             curl -i -H 'Accept: text/event-stream' http://{edge}/counters/clicks"
+        ),
+        Topology::EdgeFront | Topology::Fanout => format!(
+            "  the hub behind the edge, and whom it holds\n    \
+             curl -s http://{}/metrics | grep held\n  \
+             its own address, http://{hub}/, is for the edge",
+            demo.control_addr()
+        ),
+    }
 }

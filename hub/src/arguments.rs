@@ -90,6 +90,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", env = "GRIPLINE_SIG_ISS")]
     sig_iss: Option<String>,
 
+    /// The hub-key of an edge in front, in the forms of --sig-key without PEM
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "GRIPLINE_EDGE_KEY",
+        hide_env_values = true
+    )]
+    edge_key: Option<String>,
+
     /// Edge to purge before items go out, with --purge-key
     #[arg(long, value_name = "URL", env = "GRIPLINE_PURGE_EDGE")]
     purge_edge: Option<String>,
@@ -180,6 +189,7 @@ impl Arguments {
             ("drain", "drain", &self.drain),
             ("grip.sig_key", "sig-key", &self.sig_key),
             ("grip.sig_iss", "sig-iss", &self.sig_iss),
+            ("edge.key", "edge-key", &self.edge_key),
             ("purge.edge", "purge-edge", &self.purge_edge),
             ("purge.key", "purge-key", &self.purge_key),
         ];
@@ -237,6 +247,9 @@ impl Arguments {
             override_with(&mut auth.iss, iss);
             override_with(&mut auth.user, user);
             override_with(&mut auth.password, password);
+        }
+        if let Some(key) = &self.edge_key {
+            raw.edge.get_or_insert_default().key = Some(key.clone().into());
         }
         if self.purge_edge.is_some() || self.purge_key.is_some() {
             let purge = raw.purge.get_or_insert_default();

@@ -82,6 +82,10 @@ counters! {
     loops: "gripline_loops_total", "counter";
     /// Answers that the edge took from a backup copy, because the origin fails.
     stale_answers: "gripline_stale_answers_total", "counter";
+    /// Clients that an edge asked to be held.
+    edge_holds: "gripline_edge_holds_total", "counter";
+    /// Hold requests and handed-over requests that no known edge has signed, or that make no sense.
+    edge_refused: "gripline_edge_refused_total", "counter";
     /// Streams held open.
     held_streams: "gripline_held_streams", "gauge";
     /// Requests held for an answer.

@@ -33,6 +33,7 @@ pub async fn start(manifest: Manifest) -> Viceroy {
         module,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         manifest,
+        fanout: None,
         interrupt: Interrupt::Shared,
     };
     Viceroy::start(&options)

@@ -8,6 +8,7 @@ pub mod health;
 mod job;
 pub mod module;
 pub mod ports;
+pub mod topology;
 pub mod viceroy;
 
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use grip::signature::{SigningKey, VerifyingKey};
+use grip::signature::{Keyring, SigningKey, VerifyingKey};
 use http::header::HeaderName;
 
 use crate::routes::{self, EventsPerRequest, ReadError, Routes, WebSocketTransport};
@@ -23,7 +23,8 @@ pub use control_auth::{ControlAuth, Tokens};
 pub use keys::Secret;
 pub use origin_tls::OriginTls;
 pub use raw::{
-    RawConfig, RawControlAuth, RawForwarded, RawGrip, RawLimits, RawOriginTls, RawPurge,
+    RawConfig, RawControlAuth, RawEdge, RawForwarded, RawGrip, RawKeys, RawLimits, RawOriginTls,
+    RawPurge,
 };
 
 /// `hub.toml` with every setting, its default and its meaning; `--print-config` shows it.
@@ -38,8 +39,12 @@ pub struct Config {
     pub control: SocketAddr,
     /// What publishers' paths may begin with: empty, or a path without a slash at its end.
     pub control_base: String,
+    /// How long nothing follows the answer to a WebSocket's handshake.
+    pub handshake_gap: Duration,
     /// What publishers have to prove, if anything.
     pub control_auth: Option<ControlAuth>,
+    /// By these, an edge in front is known; absent: there is none.
+    pub edge_keys: Option<Keyring>,
     /// Where requests go.
     pub origin: HttpAddress,
     /// How WebSockets reach it.
@@ -259,6 +264,9 @@ impl Checker<'_> {
             .control_auth
             .as_ref()
             .map(|auth| self.control_auth(auth));
+        let edge_keys = raw.edge.as_ref().map(|edge| self.edge_keys(edge));
+        let gap = raw.handshake_gap.as_deref().unwrap_or("0s");
+        let handshake_gap = self.duration("handshake_gap", gap);
         let signature = self.signature(&raw.grip);
         let origin_tls = self.origin_tls(&raw.origin_tls);
         let forwarded = &raw.forwarded;
@@ -287,6 +295,8 @@ impl Checker<'_> {
             control: control?,
             control_base: control_base?,
             control_auth,
+            handshake_gap: handshake_gap?,
+            edge_keys: present(edge_keys)?,
             routes: Arc::new(routes?),
             routes_file: raw.routes_file.as_ref().map(|it| self.directory.join(it)),
             origin: origin?,
@@ -468,6 +478,28 @@ impl Checker<'_> {
         match keys::verifying_key(text, self.directory) {
             Ok(key) => Some(key),
             Err(error) => self.mistake("grip.upstream_key", error),
+        }
+    }
+
+    fn edge_keys(&mut self, raw: &RawEdge) -> Option<Keyring> {
+        match &raw.key {
+            Some(keys) => self.keyring("edge.key", keys),
+            None => self.mistake("edge.key", "is missing; give the edge's hub-key"),
+        }
+    }
+
+    fn keyring(&mut self, key: &str, texts: &RawKeys) -> Option<Keyring> {
+        let mut keyring: Option<Keyring> = None;
+        for text in texts.all() {
+            match (keys::verifying_key(text, self.directory), &mut keyring) {
+                (Ok(verifying), Some(keyring)) => keyring.add(verifying),
+                (Ok(verifying), None) => keyring = Some(verifying.into()),
+                (Err(error), _) => return self.mistake(key, error),
+            }
+        }
+        match keyring {
+            Some(keyring) => Some(keyring),
+            None => self.mistake(key, "is an empty list; give a key, or two"),
         }
     }
 
@@ -687,6 +719,13 @@ mod tests {
             "[origin_tls]\nca = \"none\"",
             "origin_tls.ca: cannot read ./none",
         );
+        check_mistake(
+            "handshake_gap = \"5\"",
+            "handshake_gap: \"5\" is no duration",
+        );
+        check_mistake("[edge]", "edge.key: is missing; give the edge's hub-key");
+        check_mistake("[edge]\nkey = []", "edge.key: is an empty list");
+        check_mistake("[edge]\nkey = [\"a\", \"\"]", "edge.key: the key is empty");
         check_mistake("[purge]", "purge.edge: is missing");
         check_mistake(
             "[purge]\nedge = \"https://a/b\"",

@@ -39,8 +39,12 @@ pub struct RawConfig {
     pub cdn_loop: Option<String>,
     /// Headers that routes with `orig_headers` do not copy.
     pub orig_headers_need_mark: Option<Vec<String>>,
+    /// How long nothing follows the answer to a WebSocket's handshake.
+    pub handshake_gap: Option<String>,
     /// What publishers have to prove, if anything.
     pub control_auth: Option<RawControlAuth>,
+    /// An edge in front, if there is one.
+    pub edge: Option<RawEdge>,
     /// How requests to the origin are signed.
     #[serde(default)]
     pub grip: RawGrip,
@@ -69,6 +73,40 @@ pub struct RawControlAuth {
     pub user: Option<String>,
     /// The password that goes with it.
     pub password: Option<String>,
+}
+
+/// `[edge]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawEdge {
+    /// The edge's hub key.
+    pub key: Option<RawKeys>,
+}
+
+/// A key, or several while they are changed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum RawKeys {
+    /// The only one.
+    One(String),
+    /// Any of them.
+    Several(Vec<String>),
+}
+
+impl From<String> for RawKeys {
+    fn from(key: String) -> Self {
+        Self::One(key)
+    }
+}
+
+impl RawKeys {
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(key) => std::slice::from_ref(key),
+            Self::Several(keys) => keys,
+        }
+    }
 }
 
 /// `[grip]`.

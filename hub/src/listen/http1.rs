@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -13,10 +14,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::{Connection, HEAD_TIMEOUT, Handover};
 use crate::client_io::{self, ClientIo, Gate, Gated};
+use crate::engine::HoldKind;
 use crate::errand::Again;
 use crate::life::draining;
 use crate::proxy::{ClientRequest, Content, Held, Outcome, Proxy, ResponseBody};
@@ -103,7 +106,11 @@ impl Connection {
                     tracing::debug!(%error, "client connection failed");
                 }
             }
-            End::Hold(held) => {
+            End::Hold(mut held) => {
+                let gap = self.proxy.config().handshake_gap;
+                let Some(stream) = answer_handshake(stream, &mut held, gap).await else {
+                    return;
+                };
                 let handover = Handover::Http1 {
                     stream,
                     input: joined(parts.read_buf, &unread),
@@ -148,6 +155,23 @@ async fn answer(
             pending().await
         }
     }
+}
+
+/// Writes a WebSocket's head before its time, if nothing may follow it for a while. `None`: the
+/// client is gone, and its origin will be told.
+async fn answer_handshake(
+    mut stream: TcpStream,
+    held: &mut Held,
+    gap: Duration,
+) -> Option<TcpStream> {
+    if !gap.is_zero()
+        && let HoldKind::WebSocket(start) = &mut held.hold.kind
+    {
+        let answer = std::mem::take(&mut start.head);
+        stream.write_all(&answer).await.ok()?;
+        tokio::time::sleep(gap).await;
+    }
+    Some(stream)
 }
 
 /// Answers a request head that hyper could not read; hyper's own answer says nothing.

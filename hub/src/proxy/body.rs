@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -38,6 +38,13 @@ impl Progress {
     pub(super) fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    TooLarge,
+    Broken,
 }
 
 /// A client's request body, with its beginning kept so that it can be sent more than once.
@@ -109,6 +116,16 @@ impl Content {
             [one] => one.clone(),
             many => many.concat().into(),
         })
+    }
+
+    /// Reads a body that is at most `limit` bytes long to its end.
+    pub(super) async fn read(self, limit: usize) -> Result<Bytes, Unread> {
+        let (body, _) = self.attempt();
+        match Limited::new(body, limit).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(Unread::TooLarge),
+            Err(_) => Err(Unread::Broken),
+        }
     }
 
     /// The body of one attempt. The content comes back when that is dropped.

@@ -5,6 +5,7 @@ use grip::cross_origin::JsonpError;
 use grip::filter::FilterError;
 use grip::hold::Answer;
 use grip::instruct::{InstructError, Status};
+use grip::signature::SignatureError;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, StatusCode};
 
@@ -39,6 +40,9 @@ pub(super) enum ProxyError {
     /// Events of WebSocket-over-HTTP come from proxies only.
     #[error("Client not allowed to send WebSocket events directly.")]
     WebSocketEvents,
+    /// A request that claims to be handed over by an edge.
+    #[error("The request was not handed over by a known edge: {0}.")]
+    Handoff(SignatureError),
     /// A handshake that is none; RFC 6455 §4.2.1.
     #[error("{NO_HANDSHAKE}")]
     Handshake,
@@ -93,6 +97,7 @@ impl ProxyError {
             Self::Connect | Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::WebSocketEvents => StatusCode::FORBIDDEN,
+            Self::Handoff(_) => StatusCode::UNAUTHORIZED,
             _ => StatusCode::BAD_GATEWAY,
         }
     }
@@ -127,6 +132,7 @@ impl ProxyError {
             | Self::NoRoute
             | Self::Handshake
             | Self::HandshakeVersion
+            | Self::Handoff(_)
             | Self::WebSocketEvents => format!("{self}\n"),
             _ if candour == Candour::Debug => format!("{self}\n"),
             _ => format!("{}\n", Self::Origin),
@@ -145,6 +151,7 @@ impl ProxyError {
             | Self::WebSocketEvents => {
                 counters.malformed_heads.increment();
             }
+            Self::Handoff(_) => counters.edge_refused.increment(),
             Self::NoRoute => counters.unrouted_requests.increment(),
             Self::Loop => counters.loops.increment(),
             Self::Unreachable(_) | Self::Blocked | Self::Origin | Self::JsonpTooLarge(_) => {

@@ -4,11 +4,13 @@
 //! ```text
 //! request ─▶ route ─▶ prepared headers ─▶ first target that answers ─▶ relay
 //!                                                                   └▶ follow: hold, or at once
+//! hold request of an edge: client's head, origin's response ──────────▲
 //! ```
 //!
 //! Knows HTTP messages; does not know connections. [`Proxy::handle`] is the way in.
 
 mod body;
+mod edge;
 mod error;
 mod link;
 mod replay;
@@ -207,7 +209,7 @@ impl Proxy {
     ///
     /// Runs within a `LocalSet`. Dropped while the origin of a WebSocket is being asked, it does not
     /// end that: the origin is told that the client is gone once it has accepted.
-    pub(crate) async fn handle(self: &Rc<Self>, request: Box<ClientRequest>) -> Outcome {
+    pub(crate) async fn handle(self: &Rc<Self>, mut request: Box<ClientRequest>) -> Outcome {
         if request.again.is_none() {
             self.counters.requests.increment();
         }
@@ -219,11 +221,15 @@ impl Proxy {
             },
             dressing: None,
         };
-        let outcome = match websocket::Opening::of(&request) {
-            Ok(None) => self.exchange(request, &mut manner).await,
-            // Boxed: few requests are for WebSockets, and all would keep room for it.
-            Ok(Some(opening)) => Box::pin(self.open(request, opening, &mut manner)).await,
-            Err(error) => Err(error),
+        // Boxed: few requests are for WebSockets or an edge's, and all would keep room for them.
+        let outcome = if edge::is_hold_request(&request) {
+            Box::pin(self.hold_for_edge(request, &mut manner)).await
+        } else {
+            match self.opening(&mut request) {
+                Ok(None) => self.exchange(request, &mut manner).await,
+                Ok(Some(opening)) => Box::pin(self.open(request, opening, &mut manner)).await,
+                Err(error) => Err(error),
+            }
         };
         outcome.unwrap_or_else(|error| {
             error.count(&self.counters);
@@ -231,6 +237,18 @@ impl Proxy {
             let answer = error.answer(manner.candour);
             Outcome::Response(response::at_once(answer, manner.dressing.as_deref()))
         })
+    }
+
+    /// What a request says of a WebSocket, once what it says of an edge is checked. A request that
+    /// is asked again was checked when it came.
+    fn opening(
+        &self,
+        request: &mut ClientRequest,
+    ) -> Result<Option<websocket::Opening>, ProxyError> {
+        if request.again.is_none() {
+            self.check_handoff(&mut request.head)?;
+        }
+        websocket::Opening::of(request)
     }
 
     async fn exchange(
@@ -249,13 +267,10 @@ impl Proxy {
         }
         let original = Original::of(&head);
         let is_persistent = request::is_persistent(head.version, &head.headers);
-        let Admission {
-            route,
-            trust,
-            security,
-        } = self.admit(&mut head, Protocol::Http, manner)?;
+        let admission = self.admit(&mut head, Protocol::Http, manner)?;
+        let route = &admission.route;
         let mut path = head.uri.path_and_query().cloned();
-        if route.cross_origin == Setting::On || self.config.auto_cross_origin {
+        if self.opens_to_others(route) {
             manner.dressing = Some(Box::new(Dressing::Cors(Cors::of_request(&head.headers))));
             let whole = path.clone().unwrap_or_else(root);
             let jsonp = route
@@ -270,13 +285,7 @@ impl Proxy {
             }
         }
         let path = route.rewrite_path(&path.unwrap_or_else(root));
-        let behalf = Arc::new(Behalf {
-            uri: origin_uri(&route, &head.headers, &path, security),
-            way: Way::Routes,
-            implicit: Vec::new(),
-            tells_errors: manner.candour == Candour::Debug,
-            route: Arc::clone(&route),
-        });
+        let behalf = Arc::new(behalf(&admission, &head.headers, &path, manner));
         // Boxed: it is handed on from step to step, and each would keep room for it.
         let asked = Box::new(Asked {
             is_persistent,
@@ -287,15 +296,15 @@ impl Proxy {
             original,
             behalf,
             dressing: manner.dressing.clone(),
-            trust,
+            trust: admission.trust,
             again: again.clone(),
         });
         let preparation = Preparation {
             config: &self.config,
-            route: &route,
-            trust,
+            route,
+            trust: admission.trust,
             peer: peer.ip(),
-            security,
+            security: admission.security,
             protocol: Protocol::Http,
             last: again.as_ref().map_or(&[], |again| &again.last),
             now: unix_now(),
@@ -322,7 +331,8 @@ impl Proxy {
         check_head(&head.headers)?;
         let trust = Trust::of(&head.headers, self.config.upstream_key.as_ref(), unix_now());
         request::set_host(&mut head.headers, &head.uri);
-        let security = request::security(&head.headers, &self.config);
+        let via = edge::via(&mut head.headers);
+        let security = request::security(&head.headers, &self.config, via);
         let route = self.route(head, protocol, security);
         let route = route.ok_or(ProxyError::NoRoute)?;
         if route.debug == Setting::On {
@@ -336,6 +346,11 @@ impl Proxy {
             trust,
             security,
         })
+    }
+
+    /// Whether a route's answers are opened to pages of other origins.
+    fn opens_to_others(&self, route: &Route) -> bool {
+        route.cross_origin == Setting::On || self.config.auto_cross_origin
     }
 
     fn route(
@@ -358,6 +373,25 @@ impl Proxy {
             id: id.map(text),
         };
         self.routes.now().find(&lookup).cloned()
+    }
+}
+
+/// On whose behalf the hub asks further. `path` is as the origin knows it.
+fn behalf(
+    admission: &Admission,
+    headers: &HeaderMap,
+    path: &PathAndQuery,
+    manner: &Manner,
+) -> Behalf {
+    let Admission {
+        route, security, ..
+    } = admission;
+    Behalf {
+        uri: origin_uri(route, headers, path, *security),
+        way: Way::Routes,
+        implicit: Vec::new(),
+        tells_errors: manner.candour == Candour::Debug,
+        route: Arc::clone(route),
     }
 }
 

@@ -10,6 +10,7 @@ use http::header::{
 };
 use http::{HeaderValue, Uri, Version};
 
+use super::edge::Via;
 use crate::config::{Config, ForwardedFor, SetProtocol, Signature};
 use crate::errand::Last;
 use crate::handshake::Trust;
@@ -193,8 +194,8 @@ pub(super) fn set_host(headers: &mut HeaderMap, uri: &Uri) {
 
 /// Whether the client's connection is encrypted, or that of the proxy before it where that is
 /// believed.
-pub(super) fn security(headers: &HeaderMap, config: &Config) -> Security {
-    if !config.forwarded_protocol.accept {
+pub(super) fn security(headers: &HeaderMap, config: &Config, via: Via) -> Security {
+    if !config.forwarded_protocol.accept && via == Via::Client {
         return Security::Plain;
     }
     let said = headers

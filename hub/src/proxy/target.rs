@@ -200,7 +200,7 @@ impl SendError {
 }
 
 /// The channels that a target adds to every hold; `sub`.
-fn take_implicit(asked: &mut Asked, target: &Target) {
+pub(super) fn take_implicit(asked: &mut Asked, target: &Target) {
     if target.subscribe == asked.behalf.implicit {
         return;
     }

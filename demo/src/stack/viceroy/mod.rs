@@ -38,6 +38,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Backends, configuration and secrets.
     pub manifest: Manifest,
+    /// The hub that stands in for the managed service, if requests are handed over to one.
+    pub fanout: Option<SocketAddr>,
     /// Who gets Ctrl-C.
     pub interrupt: Interrupt,
 }
@@ -139,10 +141,14 @@ fn command(program: &Path, options: &Options, manifest: &Path) -> Command {
         .arg(options.listen.to_string())
         .arg("-C")
         .arg(manifest)
-        .arg(&options.module)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if let Some(hub) = options.fanout {
+        // Viceroy knows this machine only.
+        command.args(["--local-pushpin-proxy-port", &hub.port().to_string()]);
+    }
+    command.arg(&options.module);
     if options.interrupt == Interrupt::Ours {
         command.process_group(0);
     }
