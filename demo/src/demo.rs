@@ -1,7 +1,7 @@
 //! The whole of Live Counter: origin, edge and hub, wired together in any topology.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +43,22 @@ pub struct Options {
     pub data: PathBuf,
     /// Who gets Ctrl-C.
     pub interrupt: Interrupt,
+}
+
+impl Options {
+    /// Everything on free ports of this machine, for tests.
+    pub fn on_free_ports(topology: Topology, data: PathBuf) -> Self {
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            topology,
+            hub: any_port,
+            control: any_port,
+            edge: any_port,
+            origin: any_port,
+            data,
+            interrupt: Interrupt::Shared,
+        }
+    }
 }
 
 /// What the start is doing.

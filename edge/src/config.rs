@@ -46,6 +46,8 @@ pub(crate) struct Edge {
     pub(crate) hub: String,
     /// Name of the backend that is this service.
     pub(crate) own: String,
+    /// How paths begin that are handed over without a look at the cache; fanout only.
+    pub(crate) stream_paths: Vec<String>,
     /// Signs requests to the origin; GRIP `Grip-Sig`.
     pub(crate) grip_key: SigningKey,
     /// The issuer named in them.
@@ -87,6 +89,7 @@ struct Settings {
     hub: Option<String>,
     #[serde(rename = "self")]
     own: Option<String>,
+    stream_paths: Vec<String>,
     sig_iss: Option<String>,
     hub_iss: Option<String>,
     fanout_service_id: Option<String>,
@@ -161,6 +164,7 @@ impl Edge {
             origin: name(settings.origin, "origin"),
             hub: name(settings.hub, "hub"),
             own: name(settings.own, "self"),
+            stream_paths: settings.stream_paths,
             grip_issuer: name(settings.sig_iss, "pushpin"),
             collapse_wait: Duration::from_millis(settings.collapse_wait_ms.unwrap_or(10_000)),
             pass_ttl: settings.pass_ttl.unwrap_or(120).max(1),

@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use crate::answer::{self, Answer, Source, X_CACHE};
 use crate::config::{ConfigError, Topology};
-use crate::visit::Visit;
+use crate::visit::{Visit, Visitor};
 use crate::{log, not_configured, now, origin, trace};
 
 /// Bytes of a response that asks for a hold, as many as the hub takes.
@@ -249,6 +249,18 @@ fn relay_later(mut pending: PendingRequest, source: Source, visit: &Visit<'_>) {
     if let Err(error) = pending.send_to_client() {
         log::event("hub_error", &[("error", &error.to_string())]);
     }
+}
+
+/// Whether a request is handed over without a look at its answer.
+pub(crate) fn is_for_others(visit: &Visit<'_>) -> bool {
+    let edge = visit.edge;
+    edge.topology == Topology::Fanout
+        && visit.visitor == Visitor::Client
+        && *visit.method() == Method::GET
+        && edge
+            .stream_paths
+            .iter()
+            .any(|beginning| visit.path().starts_with(beginning))
 }
 
 /// Hands a WebSocket over to whoever holds them.

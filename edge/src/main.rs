@@ -63,6 +63,7 @@ fn main() {
     }
     let visit = Visit::new(request, headers, &edge);
     match kind {
+        _ if hold::is_for_others(&visit) => Answer::Handoff.send(&visit),
         RequestKind::WebSocketOverHttp => websocket_over_http(&visit).send(&visit),
         RequestKind::WebSocketUpgrade => hold::websocket(&visit).send(&visit),
         RequestKind::Lookup(lookup) => cache::serve(&lookup, &visit),

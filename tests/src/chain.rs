@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 
 use gripline_hub::config::RawPurge;
+use live_counter::stack::ports;
+use live_counter::stack::topology::Topology;
 use live_counter::stack::viceroy::{Manifest, Viceroy};
 
 use crate::client::{self, Client, Response};
+use crate::edge::HUB_KEY;
 use crate::hub::Hub;
 use crate::origin::Origin;
 use crate::{edge, hub};
@@ -13,37 +16,60 @@ use crate::{edge, hub};
 /// The whole chain. The hub purges the edge before every item.
 #[derive(Debug)]
 pub struct Chain {
-    /// What clients connect to.
+    /// Who is in front of whom.
+    pub topology: Topology,
+    /// What holds clients.
     pub hub: Hub,
-    /// Between hub and origin.
+    /// What asks the origin.
     pub edge: Viceroy,
     /// Where it all comes from.
     pub origin: Origin,
 }
 
 impl Chain {
-    /// Starts a chain with the repository's configuration of the edge.
+    /// Starts a chain with the repository's configuration of the edge, and the hub in front.
     pub async fn start() -> Self {
         Self::start_with(|manifest| manifest).await
     }
 
-    /// Starts a chain with changes to the edge's configuration.
+    /// As [`Self::start`], with changes to the edge's configuration.
     pub async fn start_with(change: impl FnOnce(Manifest) -> Manifest) -> Self {
+        Self::start_in(Topology::HubFront, change).await
+    }
+
+    /// Starts a chain with changes to the edge's configuration.
+    pub async fn start_in(topology: Topology, change: impl FnOnce(Manifest) -> Manifest) -> Self {
         let origin = Origin::start().await;
-        let edge = edge::start(change(edge::manifest(&origin.url()))).await;
+        let [hub_addr, edge_addr] = [(); 2].map(|()| free_addr());
+        let manifest = topology
+            .configure_edge(edge::manifest(&origin.url()), edge_addr, hub_addr, HUB_KEY)
+            .expect("the manifest can be changed");
+        let fanout = (topology == Topology::Fanout).then_some(hub_addr);
+        let edge = edge::start_at(edge_addr, change(manifest), fanout).await;
         let mut config = hub::config(&edge.url());
+        config.listen = Some(hub_addr.to_string());
+        topology.configure_hub(&mut config, &edge.url(), HUB_KEY);
         config.purge = Some(RawPurge {
             edge: Some(edge.url()),
             key: Some(edge::PURGE_KEY.to_owned()),
             ..RawPurge::default()
         });
         let hub = Hub::start_with(&config);
-        Self { hub, edge, origin }
+        Self {
+            topology,
+            hub,
+            edge,
+            origin,
+        }
     }
 
     /// Where clients connect.
     pub fn addr(&self) -> SocketAddr {
-        self.hub.addr()
+        if self.topology.is_hub_in_front() {
+            self.hub.addr()
+        } else {
+            self.edge.addr()
+        }
     }
 
     /// Asks for something that is held, as a new client.
@@ -55,4 +81,9 @@ impl Chain {
     pub async fn get(&self, target: &str) -> Response {
         client::get(self.addr(), target, &[]).await
     }
+}
+
+/// An address that is free right now.
+fn free_addr() -> SocketAddr {
+    ports::choose(SocketAddr::from(([127, 0, 0, 1], 0))).expect("there are free ports")
 }

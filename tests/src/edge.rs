@@ -13,6 +13,9 @@ use crate::now;
 /// The key that the edge purges for.
 pub const PURGE_KEY: &str = "changeme-too";
 
+/// The key that signs what the hub gets from the edge.
+pub const HUB_KEY: &str = "changeme-as-well";
+
 /// The repository's manifest with this origin and the kit's keys.
 pub fn manifest(origin: &str) -> Manifest {
     Manifest::of_repository()
@@ -26,14 +29,23 @@ pub fn manifest(origin: &str) -> Manifest {
 
 /// Builds the module and runs it with this manifest. Ends when dropped.
 pub async fn start(manifest: Manifest) -> Viceroy {
+    start_at(SocketAddr::from(([127, 0, 0, 1], 0)), manifest, None).await
+}
+
+/// As [`start`], on this address, with the hub that stands in for the managed service.
+pub async fn start_at(
+    listen: SocketAddr,
+    manifest: Manifest,
+    fanout: Option<SocketAddr>,
+) -> Viceroy {
     let module = module::build()
         .await
         .unwrap_or_else(|error| panic!("{error:#}"));
     let options = Options {
         module,
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        listen,
         manifest,
-        fanout: None,
+        fanout,
         interrupt: Interrupt::Shared,
     };
     Viceroy::start(&options)

@@ -5,13 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot run fails")]
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use live_counter::demo::{Demo, Options};
-use live_counter::stack::viceroy::Interrupt;
+use live_counter::stack::topology::Topology;
 use tokio::process::Command;
 
 /// Starting a browser takes longer than anything else here.
@@ -20,21 +19,20 @@ const PATIENCE: Duration = Duration::from_mins(2);
 #[tokio::test]
 #[ignore = "needs Chromium, see .ci/run"]
 async fn pages_change_together_and_late_ones_begin_with_the_current_value() {
+    for topology in Topology::ALL {
+        watch_pages(topology).await;
+    }
+}
+
+async fn watch_pages(topology: Topology) {
     let data = tempfile::tempdir().unwrap();
-    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = Options {
-        hub: any_port,
-        control: any_port,
-        edge: any_port,
-        origin: any_port,
-        data: data.path().join("counters.redb"),
-        interrupt: Interrupt::Shared,
-    };
+    let file = data.path().join("counters.redb");
+    let options = Options::on_free_ports(topology, file);
     let demo = Demo::start(&options, &mut ()).await.unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("node/live_counter.mjs");
     let output = Command::new("node")
         .arg(script)
-        .arg(format!("http://{}/", demo.hub_addr()))
+        .arg(format!("http://{}/", demo.front_addr()))
         .args(std::env::var_os("GRIPLINE_SCREENSHOT"))
         .stdin(Stdio::null())
         .kill_on_drop(true)

@@ -1,24 +1,19 @@
 //! Live Counter, all of it, as a browser's requests see it.
 
-use std::net::SocketAddr;
-
 use e2e::client::{self, Client};
 use e2e::within;
 use live_counter::demo::{Demo, Options};
-use live_counter::stack::viceroy::Interrupt;
+use live_counter::stack::topology::Topology;
 
 const EVENTS: &str = "Accept: text/event-stream";
 
 async fn start(directory: &tempfile::TempDir) -> Demo {
-    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = Options {
-        hub: any_port,
-        control: any_port,
-        edge: any_port,
-        origin: any_port,
-        data: directory.path().join("counters.redb"),
-        interrupt: Interrupt::Shared,
-    };
+    start_in(Topology::HubFront, directory).await
+}
+
+async fn start_in(topology: Topology, directory: &tempfile::TempDir) -> Demo {
+    let data = directory.path().join("counters.redb");
+    let options = Options::on_free_ports(topology, data);
     Demo::start(&options, &mut ())
         .await
         .unwrap_or_else(|error| panic!("{error:#}"))
@@ -30,7 +25,7 @@ fn directory() -> tempfile::TempDir {
 
 /// Opens the event stream of counter `visits`; its first event must have this value.
 async fn open(demo: &Demo, value: u64, cache: &str) -> Client {
-    let mut client = Client::get(demo.hub_addr(), "/counters/visits", &[EVENTS]).await;
+    let mut client = Client::get(demo.front_addr(), "/counters/visits", &[EVENTS]).await;
     let head = client.head().await;
     assert_eq!(head.field("Content-Type"), Some("text/event-stream"));
     assert_eq!(head.field("X-Cache"), Some(cache));
@@ -48,7 +43,7 @@ async fn receives(client: &mut Client, value: u64) {
 }
 
 async fn increment(demo: &Demo) {
-    let addr = demo.hub_addr();
+    let addr = demo.front_addr();
     let response = client::request(addr, "POST", "/counters/visits", &[], "").await;
     assert_eq!(response.status(), 200);
     assert!(
@@ -59,8 +54,14 @@ async fn increment(demo: &Demo) {
 
 #[tokio::test]
 async fn two_clients_see_the_same_increments_and_a_third_begins_with_the_value() {
+    for topology in Topology::ALL {
+        see_the_same_increments(topology).await;
+    }
+}
+
+async fn see_the_same_increments(topology: Topology) {
     let directory = directory();
-    let demo = start(&directory).await;
+    let demo = start_in(topology, &directory).await;
     let mut first = open(&demo, 0, "miss").await;
     let mut second = open(&demo, 0, "hit").await;
     for value in 1..=3 {
@@ -87,13 +88,13 @@ async fn the_value_can_be_asked_for_as_json() {
     let directory = directory();
     let demo = start(&directory).await;
     for (value, cache) in [(0, "miss"), (0, "hit")] {
-        let response = client::get(demo.hub_addr(), "/counters/visits", &[]).await;
+        let response = client::get(demo.front_addr(), "/counters/visits", &[]).await;
         let expected = format!("{{\"name\":\"visits\",\"value\":{value}}}\n");
         response.check(200, &expected);
         assert_eq!(response.field("X-Cache"), Some(cache));
     }
     increment(&demo).await;
-    let response = client::get(demo.hub_addr(), "/counters/visits", &[]).await;
+    let response = client::get(demo.front_addr(), "/counters/visits", &[]).await;
     response.check(200, "{\"name\":\"visits\",\"value\":1}\n");
     assert_eq!(response.field("X-Cache"), Some("miss"));
     demo.stop().await.expect("it stops");
