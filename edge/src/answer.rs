@@ -1,12 +1,13 @@
 //! Answers, in the form that their visitor may see.
 
+use fastly::http::FramingHeadersMode;
 use fastly::http::request::SendError;
 use fastly::{Body, Response};
 use grip::cache::{ClientRefusal, Entry, client_answer, hub_headers};
 use grip::fields::GRIPLINE_STALE;
 use grip::instruct::Status;
-use http::header::{AGE, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::config::Topology;
 use crate::hold::{self, Hold};
@@ -24,6 +25,8 @@ pub(crate) enum Source {
     Hit,
     /// The origin, and from now on the cache.
     Miss,
+    /// The cache; the origin has confirmed it.
+    Revalidated,
     /// The cache, although no longer fresh.
     Stale,
     /// The backup copy, because the origin fails.
@@ -37,6 +40,7 @@ impl Source {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",
+            Self::Revalidated => "revalidated",
             Self::Stale | Self::Backup => "stale",
             Self::Pass => "pass",
         }
@@ -127,19 +131,29 @@ pub(crate) fn origin_failed(error: &SendError) -> Answer {
     bad_gateway("Error while proxying to origin.", Source::Pass)
 }
 
-/// What is stored; for HEAD without the body.
+/// What is stored, or what of it was selected; for HEAD without the body.
 pub(crate) fn stored(
     entry: &Entry,
+    (status, mut headers): (StatusCode, HeaderMap),
     body: Vec<u8>,
     source: Source,
     age: u64,
     visit: &Visit<'_>,
 ) -> Answer {
-    let mut headers = entry.headers.clone();
     headers.insert(AGE, age.into());
     visit.trace.note("age", age.to_string());
     visit.trace.note("ttl", entry.ttl.to_string());
-    shown(entry.status, &headers, Body::from(body), source, visit)
+    if *visit.method() != Method::HEAD {
+        return shown(status, &headers, Body::from(body), source, visit);
+    }
+    let length = body.len();
+    let mut answer = shown(status, &headers, Body::new(), source, visit);
+    if let Answer::Response(response) = &mut answer {
+        // The platform would count the bytes that are not sent.
+        response.set_framing_headers_mode(FramingHeadersMode::ManuallyFromHeaders);
+        response.set_header(CONTENT_LENGTH, length.to_string());
+    }
+    answer
 }
 
 /// The origin's response to a request that was passed on.

@@ -5,14 +5,14 @@
 //! off would stay. Every duty ends in an insert, be it a marker, or is given up while something
 //! stale is still there for the others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fastly::cache::core::{self, CacheError, CacheKey, Found, Transaction};
 use fastly::{Body, Response};
 use grip::cache::{
-    Entry, EntryKind, Fallback, Lookup, Marking, NotStored, Step, Storage, backup_of, decide,
-    marking, storage,
+    Access, Entry, EntryKind, Fallback, Lookup, Marking, NotStored, Step, Storage, backup_of,
+    conditions, decide, is_outdated, lookup, marking, refresh_of, select, storage, updated,
 };
 use http::{HeaderMap, HeaderName, StatusCode};
 
@@ -31,28 +31,60 @@ struct Serving<'a> {
 
 /// Answers from the cache, or fills it and answers.
 pub(crate) fn serve(lookup: &Lookup, visit: &Visit<'_>) {
-    let serving = Serving {
-        lookup,
-        visit,
-        edge: visit.edge,
-    };
-    if lookup.is_head {
-        serving.head().send(visit);
-    } else {
-        serving.get();
+    let serving = Serving::new(lookup, visit);
+    match lookup.access {
+        Access::Fill => serving.get(),
+        Access::Read | Access::ReadAuthorized => serving.read().send(visit),
     }
 }
 
-impl Serving<'_> {
+/// Asks the origin for a client that has missed something. What is stored is older than what the
+/// client has, or as old; if the answer shows that, it is fetched anew, once for all who come with
+/// the same.
+pub(crate) fn catch_up(visit: &Visit<'_>) {
+    let response = match origin::pass(visit) {
+        Ok(response) => response,
+        Err(error) => return answer::origin_failed(&error).send(visit),
+    };
+    let is_good = !response.get_status().is_server_error();
+    let headers = headers_of(response.get_headers());
+    answer::passed(response, visit).send(visit);
+    let path_and_query = visit.path_and_query();
+    let policy = &visit.edge.policy;
+    let lookup = lookup(
+        visit.method(),
+        visit.host(),
+        &path_and_query,
+        visit.headers(),
+        policy,
+    );
+    if let Some(lookup) = lookup
+        && lookup.access == Access::Fill
+        && is_good
+    {
+        Serving::new(&lookup, visit).replace_outdated(&headers);
+    }
+}
+
+impl<'a> Serving<'a> {
+    fn new(lookup: &'a Lookup, visit: &'a Visit<'a>) -> Self {
+        Self {
+            lookup,
+            visit,
+            edge: visit.edge,
+        }
+    }
+
     fn get(&self) {
-        let transaction = match self.transaction() {
+        let began = Instant::now();
+        let transaction = match self.transaction(self.key()) {
             Ok(transaction) => transaction,
             Err(error) => {
                 // Most likely somebody else's fetch takes too long.
                 log::event("lookup_failed", &[("error", &error.to_string())]);
                 return self
                     .backup()
-                    .unwrap_or_else(|| self.pass())
+                    .unwrap_or_else(|| self.pass("lookup-failed"))
                     .send(self.visit);
             }
         };
@@ -62,29 +94,34 @@ impl Serving<'_> {
         // An object that is no entry of ours is as good as none.
         let has_duty = transaction.must_insert_or_update();
         let step = decide(entry.as_ref(), is_stale, has_duty, now());
-        match (step, found.as_ref().zip(entry.as_ref())) {
+        let stored = found.as_ref().zip(entry.as_ref());
+        if stored.is_some_and(|stored| came_after(stored, began)) {
+            self.visit.trace.note("collapsed", "yes");
+        }
+        match (step, stored) {
             (Step::Deliver, Some(stored)) => self.stored(stored, Source::Hit).send(self.visit),
             (Step::DeliverStale, Some(stored)) => {
                 self.stored(stored, Source::Stale).send(self.visit);
             }
             (Step::DeliverAndRefresh, Some(stored)) => {
                 self.stored(stored, Source::Stale).send(self.visit);
-                self.refresh(transaction);
+                self.refresh(transaction, stored);
             }
-            (Step::Fetch(Fallback::Stored), Some(stored)) => {
-                self.fetch(transaction, Some(stored)).send(self.visit);
+            (Step::Fetch(fallback), stored) => {
+                self.fetch(transaction, stored, fallback).send(self.visit);
             }
-            (Step::Fetch(_), _) => self.fetch(transaction, None).send(self.visit),
-            (Step::Failing, _) => self
-                .backup()
-                .unwrap_or_else(answer::unavailable)
-                .send(self.visit),
-            (Step::Pass, _) | (_, None) => self.pass().send(self.visit),
+            (Step::Plain, _) => Serving::new(&self.lookup.plain(), self.visit).get(),
+            (Step::Failing, _) => {
+                self.visit.trace.note("reason", "origin-failing");
+                let answer = self.backup().unwrap_or_else(answer::unavailable);
+                answer.send(self.visit);
+            }
+            (Step::Pass, _) | (_, None) => self.pass("marker").send(self.visit),
         }
     }
 
-    fn transaction(&self) -> Result<Transaction, CacheError> {
-        let mut builder = Transaction::lookup(self.key()).timeout(self.edge.collapse_wait);
+    fn transaction(&self, key: CacheKey) -> Result<Transaction, CacheError> {
+        let mut builder = Transaction::lookup(key).timeout(self.edge.collapse_wait);
         for name in self.vary_names() {
             builder = builder.header_values(name, self.visit.headers().get_all(name));
         }
@@ -95,56 +132,94 @@ impl Serving<'_> {
         CacheKey::from(self.lookup.key.clone())
     }
 
+    /// What is there, without waiting for anybody.
+    fn peek(&self, key: Vec<u8>) -> Option<(Found, Entry)> {
+        let mut builder = core::lookup(CacheKey::from(key));
+        for name in self.vary_names() {
+            builder = builder.header_values(name, self.visit.headers().get_all(name));
+        }
+        let found = builder.execute().ok().flatten()?;
+        let entry = entry_of(&found)?;
+        Some((found, entry))
+    }
+
     /// The headers of this request that stored answers may vary by.
     fn vary_names(&self) -> impl Iterator<Item = &HeaderName> {
         let names = self.edge.policy.vary.iter();
         names.filter(|name| self.visit.headers().contains_key(*name))
     }
 
-    /// HEAD reads what GET has stored; it never fills, because it brings no body.
-    fn head(&self) -> Answer {
-        let mut builder = core::lookup(self.key());
-        for name in self.vary_names() {
-            builder = builder.header_values(name, self.visit.headers().get_all(name));
-        }
-        let found = builder.execute().ok().flatten();
-        let entry = found.as_ref().and_then(entry_of);
-        let Some((found, entry)) = found.as_ref().zip(entry.as_ref()) else {
-            return self.pass();
+    /// Reads what others have stored; who asks so never fills, because what comes is no whole answer
+    /// for everybody.
+    fn read(&self) -> Answer {
+        let plain = self.lookup.plain();
+        let is_allowed = |entry: &Entry| {
+            entry.kind == EntryKind::Answer
+                && (self.lookup.access == Access::Read || entry.is_for_authorized())
         };
-        match decide(Some(entry), found.is_stale(), false, now()) {
-            Step::Deliver => {
-                answer::stored(entry, Vec::new(), Source::Hit, entry.age(now()), self.visit)
-            }
-            _ => self.pass(),
+        let stored = self.peek(plain.key).filter(|(_, entry)| is_allowed(entry));
+        let Some((found, entry)) = stored else {
+            return self.pass(self.lookup.access.as_str());
+        };
+        // As if it had the duty to fetch: what it gets is not fetched by somebody else.
+        match decide(Some(&entry), found.is_stale(), true, now()) {
+            Step::Deliver => self.stored((&found, &entry), Source::Hit),
+            Step::DeliverAndRefresh => self.stored((&found, &entry), Source::Stale),
+            Step::Fetch(Fallback::Stored) => match origin::pass(self.visit) {
+                Ok(response) if !is_failure(response.get_status()) => {
+                    self.visit.trace.note("reason", "stale");
+                    answer::passed(response, self.visit)
+                }
+                _ => self.stored((&found, &entry), Source::Stale),
+            },
+            _ => self.pass("stale"),
         }
     }
 
     /// Asks the origin for this visitor alone; the request has no body.
-    fn pass(&self) -> Answer {
+    fn pass(&self, reason: &str) -> Answer {
+        self.visit.trace.note("reason", reason);
         match origin::pass(self.visit) {
             Ok(response) => answer::passed(response, self.visit),
             Err(error) => answer::origin_failed(&error),
         }
     }
 
+    /// What of a stored answer the request is for.
     fn stored(&self, (found, entry): (&Found, &Entry), source: Source) -> Answer {
         match body_of(found) {
-            Ok(body) => answer::stored(entry, body, source, entry.age(now()), self.visit),
+            Ok(body) => self.selected(entry, body, source, entry.age(now())),
             Err(error) => {
                 log::event("object_unreadable", &[("error", &error)]);
-                self.pass()
+                self.pass("object-unreadable")
             }
         }
     }
 
+    fn selected(&self, entry: &Entry, mut body: Vec<u8>, source: Source, age: u64) -> Answer {
+        let length = body.len() as u64;
+        let selection = select(self.visit.headers(), entry, length);
+        let range = selection.body(length);
+        let at = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
+        body.truncate(at(range.end));
+        body.drain(..at(range.start).min(body.len()));
+        let head = selection.head(entry, length);
+        answer::stored(entry, head, body, source, age, self.visit)
+    }
+
     /// Fetches and stores; what the visitor gets is what came, or the best there is.
-    fn fetch(&self, transaction: Transaction, stored: Option<(&Found, &Entry)>) -> Answer {
-        let failure = match self.fetched() {
-            Ok(fetched) => return self.keep(transaction, fetched),
+    fn fetch(
+        &self,
+        transaction: Transaction,
+        stored: Option<(&Found, &Entry)>,
+        fallback: Fallback,
+    ) -> Answer {
+        let failure = match self.fetched(stored) {
+            Ok(Fetched::New(new)) => return self.keep(transaction, new),
+            Ok(Fetched::Same(renewal)) => return self.renew(transaction, renewal),
             Err(failure) => failure,
         };
-        if let Some(stored) = stored {
+        if let (Fallback::Stored, Some(stored)) = (fallback, stored) {
             // The stale answer stays for those who come next.
             let _ = transaction.cancel_insert_or_update();
             return self.stored(stored, Source::Stale);
@@ -160,26 +235,61 @@ impl Serving<'_> {
         backup.unwrap_or_else(|| failure.answer(self.visit))
     }
 
-    /// Fetches and stores after the visitor was answered.
-    fn refresh(&self, transaction: Transaction) {
-        match self.fetched() {
-            // Whoever asked has an answer already.
-            Ok(fetched) => drop(self.keep(transaction, fetched)),
+    /// Fetches and stores after the visitor was answered, who needs no other answer.
+    fn refresh(&self, transaction: Transaction, stored: (&Found, &Entry)) {
+        match self.fetched(Some(stored)) {
+            Ok(Fetched::New(new)) => drop(self.keep(transaction, new)),
+            Ok(Fetched::Same(renewal)) => drop(self.renew(transaction, renewal)),
             Err(_) => drop(transaction.cancel_insert_or_update()),
         }
     }
 
-    /// A response that is worth an answer.
-    fn fetched(&self) -> Result<Fetched, Failure> {
-        let mut response = origin::fill(self.visit).map_err(|error| {
+    /// A response that is worth an answer, or the origin's word that the stored one is good still.
+    fn fetched(&self, stored: Option<(&Found, &Entry)>) -> Result<Fetched, Failure> {
+        // A client's own validator is in the key, and its answer is for those who have the same.
+        let asked = stored.filter(|_| !self.lookup.has_validator);
+        let asked = asked.and_then(|(found, entry)| Some((found, entry, conditions(entry)?)));
+        let conditions = asked.as_ref().map_or(&[][..], |(_, _, list)| list);
+        let response = origin::fill(self.visit, self.lookup, conditions).map_err(|error| {
             log::event("origin_error", &[("error", &error.to_string())]);
             Failure::NoResponse
         })?;
         let status = response.get_status();
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        if is_failure(status) {
             log::event("origin_failing", &[("status", status.as_str())]);
             return Err(Failure::Response(Box::new(response)));
         }
+        match asked {
+            Some((found, entry, _)) if status == StatusCode::NOT_MODIFIED => {
+                self.same(&response, found, entry)
+            }
+            _ => self.new_answer(response),
+        }
+    }
+
+    fn same(&self, response: &Response, found: &Found, entry: &Entry) -> Result<Fetched, Failure> {
+        let headers = updated(&entry.headers, &headers_of(response.get_headers()));
+        let storage = storage(
+            entry.status,
+            &headers,
+            self.lookup,
+            &self.edge.policy,
+            now(),
+        );
+        let body = body_of(found).map_err(|error| {
+            log::event("object_unreadable", &[("error", &error)]);
+            Failure::NoResponse
+        })?;
+        Ok(Fetched::Same(Renewal {
+            status: entry.status,
+            headers,
+            storage,
+            body,
+        }))
+    }
+
+    fn new_answer(&self, mut response: Response) -> Result<Fetched, Failure> {
+        let status = response.get_status();
         let headers = headers_of(response.get_headers());
         let storage = storage(status, &headers, self.lookup, &self.edge.policy, now());
         let body = response.take_body();
@@ -191,35 +301,29 @@ impl Serving<'_> {
                 Failure::NoResponse
             })?,
         };
-        Ok(Fetched {
+        Ok(Fetched::New(New {
             status,
             headers,
             storage,
             body,
-        })
+        }))
     }
 
     /// Stores what was fetched, or a marker that says that such answers are not stored.
-    fn keep(&self, transaction: Transaction, fetched: Fetched) -> Answer {
-        let Fetched {
+    fn keep(&self, transaction: Transaction, new: New) -> Answer {
+        let New {
             status,
             headers,
             storage,
             body,
-        } = fetched;
+        } = new;
         let kept = match (storage, body) {
             (Ok(storage), Complete::Yes(body)) => {
                 let entry = entry(status, &headers, &storage);
                 match entry.encode() {
                     Ok(metadata) => {
                         self.insert(transaction, &storage, &metadata, &body);
-                        return answer::stored(
-                            &entry,
-                            body,
-                            Source::Miss,
-                            storage.initial_age,
-                            self.visit,
-                        );
+                        return self.selected(&entry, body, Source::Miss, storage.initial_age);
                     }
                     Err(_) => (NotStored::Headers, Body::from(body)),
                 }
@@ -229,27 +333,68 @@ impl Serving<'_> {
             (Err(reason), Complete::No(body)) => (reason, body),
         };
         let (reason, body) = kept;
-        log::event(
-            "not_stored",
-            &[("reason", reason.as_str()), ("path", self.visit.path())],
-        );
-        let marking = marking(&headers, self.lookup, &self.edge.policy);
-        mark(
-            transaction,
-            EntryKind::PassMarker,
-            self.edge.pass_ttl,
-            &marking,
-        );
+        self.mark_not_stored(transaction, reason, &headers);
         answer::shown(status, &headers, body, Source::Pass, self.visit)
     }
 
+    fn mark_not_stored(&self, transaction: Transaction, reason: NotStored, headers: &HeaderMap) {
+        self.visit.trace.note("reason", reason.as_str());
+        let kind = if reason == NotStored::NoHold {
+            EntryKind::PlainMarker
+        } else {
+            EntryKind::PassMarker
+        };
+        let marking = marking(headers, self.lookup, &self.edge.policy);
+        mark(transaction, kind, self.edge.pass_ttl, &marking);
+    }
+
+    /// The stored answer is good still, with what the origin says of it now.
+    fn renew(&self, transaction: Transaction, renewal: Renewal) -> Answer {
+        let Renewal {
+            status,
+            headers,
+            storage,
+            body,
+        } = renewal;
+        let (storage, entry, metadata) = match storage {
+            Ok(storage) => {
+                let entry = entry(status, &headers, &storage);
+                let metadata = entry.encode();
+                (storage, entry, metadata)
+            }
+            Err(reason) => {
+                self.mark_not_stored(transaction, reason, &headers);
+                let body = Body::from(body);
+                return answer::shown(status, &headers, body, Source::Pass, self.visit);
+            }
+        };
+        let Ok(metadata) = metadata else {
+            self.mark_not_stored(transaction, NotStored::Headers, &headers);
+            let body = Body::from(body);
+            return answer::shown(status, &headers, body, Source::Pass, self.visit);
+        };
+        // Everything again: what is left out is gone.
+        let mut builder = transaction
+            .update(Duration::from_secs(storage.ttl))
+            .age(Duration::from_secs(storage.initial_age))
+            .stale_while_revalidate(stale_window(&storage))
+            .surrogate_keys(storage.surrogate_keys.iter().map(String::as_str))
+            .user_metadata(metadata.clone());
+        if !storage.vary.is_empty() {
+            builder = builder.vary_by(&storage.vary);
+        }
+        if let Err(error) = builder.execute() {
+            log::event("update_failed", &[("error", &error.to_string())]);
+        }
+        self.insert_backup(&storage, &metadata, &body);
+        self.selected(&entry, body, Source::Revalidated, storage.initial_age)
+    }
+
     fn insert(&self, transaction: Transaction, storage: &Storage, metadata: &Bytes, body: &[u8]) {
-        // The platform keeps the object findable for both windows; `decide` knows their borders.
-        let stale = storage.stale_while_revalidate.max(storage.stale_if_error);
         let mut builder = transaction
             .insert(Duration::from_secs(storage.ttl))
             .initial_age(Duration::from_secs(storage.initial_age))
-            .stale_while_revalidate(Duration::from_secs(stale))
+            .stale_while_revalidate(stale_window(storage))
             .surrogate_keys(storage.surrogate_keys.iter().map(String::as_str))
             .known_length(body.len() as u64)
             .user_metadata(metadata.clone());
@@ -258,34 +403,118 @@ impl Serving<'_> {
             builder = builder.vary_by(&storage.vary);
         }
         finish(builder.execute(), body, "insert_failed");
+        self.insert_backup(storage, metadata, body);
+    }
+
+    fn insert_backup(&self, storage: &Storage, metadata: &Bytes, body: &[u8]) {
         let Some(backup) = &storage.backup else {
             return;
         };
-        let key = CacheKey::from(backup_of(&self.lookup.key));
-        let mut builder = core::insert(key, Duration::from_secs(backup.ttl))
-            .surrogate_keys(backup.surrogate_keys.iter().map(String::as_str))
+        let keys = &backup.surrogate_keys;
+        let builder = self
+            .outside(backup_of(&self.lookup.key), backup.ttl, storage, keys)
             .known_length(body.len() as u64)
             .user_metadata(metadata.clone());
+        finish(builder.execute(), body, "backup_failed");
+    }
+
+    /// An insert without a transaction.
+    fn outside(
+        &self,
+        key: Vec<u8>,
+        ttl: u64,
+        storage: &Storage,
+        surrogate_keys: &[String],
+    ) -> core::InsertBuilder {
+        let mut builder = core::insert(CacheKey::from(key), Duration::from_secs(ttl))
+            .surrogate_keys(surrogate_keys.iter().map(String::as_str));
         if !storage.vary.is_empty() {
             builder = builder.vary_by(&storage.vary);
         }
         for name in self.vary_names() {
             builder = builder.header_values(name, self.visit.headers().get_all(name));
         }
-        finish(builder.execute(), body, "backup_failed");
+        builder
     }
 
     /// The copy that ordinary purges have left alone.
     fn backup(&self) -> Option<Answer> {
-        let mut builder = core::lookup(CacheKey::from(backup_of(&self.lookup.key)));
-        for name in self.vary_names() {
-            builder = builder.header_values(name, self.visit.headers().get_all(name));
-        }
-        let found = builder.execute().ok().flatten()?;
-        let entry = entry_of(&found)?;
+        let (found, entry) = self.peek(backup_of(&self.lookup.key))?;
         log::event("backup_served", &[("path", self.visit.path())]);
         Some(self.stored((&found, &entry), Source::Backup))
     }
+
+    /// Fetches the stored answer anew, if this one shows that it is old. Of all who find that out at
+    /// the same time, one fetches.
+    fn replace_outdated(&self, headers: &HeaderMap) {
+        let is_old = |(_, entry): &(Found, Entry)| {
+            entry.kind == EntryKind::Answer
+                && is_outdated(&entry.headers, self.visit.headers(), headers)
+        };
+        if !self
+            .peek(self.lookup.key.clone())
+            .as_ref()
+            .is_some_and(is_old)
+        {
+            return;
+        }
+        let Ok(turn) = self.transaction(CacheKey::from(refresh_of(&self.lookup.key))) else {
+            return;
+        };
+        if !turn.must_insert_or_update() {
+            return;
+        }
+        if let Ok(Fetched::New(New {
+            status,
+            headers,
+            storage: Ok(storage),
+            body: Complete::Yes(body),
+        })) = self.fetched(None)
+        {
+            let entry = entry(status, &headers, &storage);
+            if let Ok(metadata) = entry.encode() {
+                self.replace(&storage, &metadata, &body);
+                log::event("outdated_replaced", &[("path", self.visit.path())]);
+            }
+        }
+        // Whoever finds the same in this moment has nothing to do.
+        mark(
+            turn,
+            EntryKind::FailureMarker,
+            self.edge.fail_ttl,
+            &Marking::default(),
+        );
+    }
+
+    fn replace(&self, storage: &Storage, metadata: &Bytes, body: &[u8]) {
+        let keys = &storage.surrogate_keys;
+        let builder = self
+            .outside(self.lookup.key.clone(), storage.ttl, storage, keys)
+            .initial_age(Duration::from_secs(storage.initial_age))
+            .stale_while_revalidate(stale_window(storage))
+            .known_length(body.len() as u64)
+            .user_metadata(metadata.clone());
+        finish(builder.execute(), body, "insert_failed");
+        self.insert_backup(storage, metadata, body);
+    }
+}
+
+/// The platform keeps the object findable for both windows; `decide` knows their borders.
+fn stale_window(storage: &Storage) -> Duration {
+    Duration::from_secs(storage.stale_while_revalidate.max(storage.stale_if_error))
+}
+
+/// Whether an answer says that the origin is in trouble.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Whether an object was stored while this request waited for it.
+fn came_after((found, entry): (&Found, &Entry), began: Instant) -> bool {
+    let age = found
+        .age()
+        .saturating_sub(Duration::from_secs(entry.initial_age));
+    age < began.elapsed()
 }
 
 /// Inserts nothing under the key, so that nobody waits for somebody else's answer in vain.
@@ -305,12 +534,26 @@ fn mark(transaction: Transaction, kind: EntryKind, ttl: u64, marking: &Marking) 
     finish(builder.execute(), &[], "marker_failed");
 }
 
+/// What a fetch has brought.
+enum Fetched {
+    New(New),
+    Same(Renewal),
+}
+
 /// A response as it is going to be answered.
-struct Fetched {
+struct New {
     status: StatusCode,
     headers: HeaderMap,
     storage: Result<Storage, NotStored>,
     body: Complete,
+}
+
+/// A stored answer that the origin has confirmed.
+struct Renewal {
+    status: StatusCode,
+    headers: HeaderMap,
+    storage: Result<Storage, NotStored>,
+    body: Vec<u8>,
 }
 
 /// Why a fetch is no answer.

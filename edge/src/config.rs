@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastly::{ConfigStore, SecretStore};
-use grip::cache::{LastEventId, Policy};
+use grip::cache::{LastEventId, ParameterPattern, Policy, QueryRule};
 use grip::signature::{
     CLOCK_LEEWAY, Claims, KeyError, Keyring, SignatureError, SigningKey, VerifyingKey,
 };
@@ -103,7 +103,37 @@ struct Settings {
     pass_ttl: Option<u64>,
     fail_ttl: Option<u64>,
     collapse_wait_ms: Option<u64>,
+    negative_ttl: Option<u64>,
+    query: Query,
     last_event_id: Option<Resume>,
+}
+
+/// `"exact"`, `"sort"`, `"ignore"`, `{"only": ["page"]}` or `{"without": ["utm_*"]}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Query {
+    #[default]
+    Exact,
+    Sort,
+    Ignore,
+    Only(Vec<String>),
+    Without(Vec<String>),
+}
+
+impl Query {
+    fn rule(&self) -> QueryRule {
+        let patterns = |names: &[String]| {
+            let patterns = names.iter().map(|name| ParameterPattern::new(name));
+            patterns.collect()
+        };
+        match self {
+            Self::Exact => QueryRule::Exact,
+            Self::Sort => QueryRule::Sort,
+            Self::Ignore => QueryRule::Ignore,
+            Self::Only(names) => QueryRule::Only(patterns(names)),
+            Self::Without(names) => QueryRule::Without(patterns(names)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -287,6 +317,8 @@ fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
         max_ttl: settings.max_ttl.unwrap_or(default.max_ttl),
         max_body,
         backup_ttl: settings.backup_ttl.unwrap_or(default.backup_ttl),
+        negative_ttl: settings.negative_ttl,
+        query: settings.query.rule(),
         last_event_id: match settings.last_event_id {
             None | Some(Resume::Pass) => LastEventId::Pass,
             Some(Resume::Ignore) => LastEventId::Ignore,

@@ -313,11 +313,7 @@ fn handed(visit: &Visit<'_>) -> Result<Request, ConfigError> {
         Topology::EdgeFront | Topology::HubFront => Some(edge.hub_key()?),
     };
     if let (Some(key), Some(host)) = (key, visit.headers().get(HOST)) {
-        let url = visit.url();
-        let path_and_query = match url.query() {
-            Some(query) => format!("{}?{query}", url.path()),
-            None => url.path().to_owned(),
-        };
+        let path_and_query = visit.path_and_query();
         let websocket_key = visit.headers().get(SEC_WEBSOCKET_KEY);
         let handoff = Handoff {
             host: visit.host(),

@@ -67,6 +67,10 @@ fn main() {
         RequestKind::WebSocketOverHttp => websocket_over_http(&visit).send(&visit),
         RequestKind::WebSocketUpgrade => hold::websocket(&visit).send(&visit),
         RequestKind::Lookup(lookup) => cache::serve(&lookup, &visit),
+        RequestKind::Pass(PassReason::GripLast) if visit.visitor == Visitor::Hub => {
+            visit.trace.note("reason", PassReason::GripLast.as_str());
+            cache::catch_up(&visit);
+        }
         RequestKind::Pass(reason) => pass(&visit, reason).send(&visit),
         RequestKind::Health | RequestKind::Purge | RequestKind::UnknownOwn => {}
     }
@@ -74,10 +78,7 @@ fn main() {
 
 fn kind_of(request: &Request, headers: &HeaderMap, policy: &Policy) -> RequestKind {
     let path = request.get_path();
-    let path_and_query = match request.get_query_str() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
+    let path_and_query = visit::path_and_query(request.get_url());
     // The SDK's own conversion to text panics where this says that it is none.
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     classify(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fastly::http::request::SendError;
 use fastly::{Body, Request, Response};
-use grip::cache::{GRIPLINE_HOPS, fill_headers, next_hop, pass_headers};
+use grip::cache::{GRIPLINE_HOPS, Lookup, fill_headers, next_hop, pass_headers};
 use grip::fields::{self, GRIP_FEATURE, GRIP_FEATURES, GRIP_SIG};
 use grip::signature::grip_sig;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -30,11 +30,25 @@ pub(crate) fn headers_of<'a>(
 
 /// Asks the origin on behalf of everybody. Always signed, whoever asked: an origin that sees no
 /// proxy answers without instructions, and that would be stored for all.
-pub(crate) fn fill(visit: &Visit<'_>) -> Result<Response, SendError> {
-    let mut headers = fill_headers(visit.headers());
+///
+/// `conditions` are those by which it may say that what is stored is good still.
+pub(crate) fn fill(
+    visit: &Visit<'_>,
+    lookup: &Lookup,
+    conditions: &[(HeaderName, HeaderValue)],
+) -> Result<Response, SendError> {
+    let mut headers = fill_headers(visit.headers(), lookup);
+    for (name, value) in conditions {
+        headers.insert(name.clone(), value.clone());
+    }
     sign(&mut headers, visit.edge);
-    let fill = Request::new(http::Method::GET, visit.url().clone());
-    send(fill, &headers, visit.edge)
+    let mut url = visit.url().clone();
+    match lookup.path_and_query.split_once('?') {
+        // As it is: what is set is escaped, but not again.
+        Some((_, query)) => url.set_query(Some(query)),
+        None => url.set_query(None),
+    }
+    send(Request::new(http::Method::GET, url), &headers, visit.edge)
 }
 
 /// Passes one visitor's request on, body streamed.

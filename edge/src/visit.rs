@@ -84,6 +84,11 @@ impl<'a> Visit<'a> {
         self.request.get_path()
     }
 
+    /// Path and query as sent.
+    pub(crate) fn path_and_query(&self) -> String {
+        path_and_query(self.request.get_url())
+    }
+
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
     }
@@ -106,5 +111,13 @@ impl<'a> Visit<'a> {
     /// The request as it came, to be handed over; without its body.
     pub(crate) fn original(&self) -> Request {
         self.request.clone_without_body()
+    }
+}
+
+/// Path and query as sent.
+pub(crate) fn path_and_query(url: &Url) -> String {
+    match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
     }
 }

@@ -8,6 +8,8 @@ pub const GRIP_SIG: HeaderName = HeaderName::from_static("grip-sig");
 pub const GRIP_FEATURE: HeaderName = HeaderName::from_static("grip-feature");
 /// GRIP `Grip-Hold`.
 pub const GRIP_HOLD: HeaderName = HeaderName::from_static("grip-hold");
+/// GRIP `Grip-Link`: where a stream goes on, and whom to tell of its end.
+pub const GRIP_LINK: HeaderName = HeaderName::from_static("grip-link");
 /// GRIP `Grip-Channel`.
 pub const GRIP_CHANNEL: HeaderName = HeaderName::from_static("grip-channel");
 /// GRIP `Grip-Expose-Headers`: the only headers that a client may see.

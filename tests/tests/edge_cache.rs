@@ -131,8 +131,6 @@ async fn requests_for_one_client_are_passed() {
     chain.origin.serve("/x", Answer::ok(&[FRESH], "x\n"));
     assert_eq!(source(&chain.get("/x").await), "miss");
     for (number, (method, field)) in [
-        ("GET", "Authorization: Bearer x"),
-        ("GET", "Range: bytes=0-1"),
         ("GET", "If-Match: \"1\""),
         ("GET", "Last-Event-ID: 7"),
         ("GET", "Cache-Control: no-store"),
@@ -158,24 +156,18 @@ async fn requests_for_one_client_are_passed() {
 }
 
 #[tokio::test]
-async fn host_query_and_validator_make_different_answers() {
+async fn host_and_query_make_different_answers() {
     let chain = Chain::start().await;
     chain.origin.serve_with("/x", |request| {
         let host = request.field("Host").unwrap_or_default();
-        let validator = request.field("If-None-Match").unwrap_or_default();
-        let text = format!("{host} {} {validator}\n", request.target());
+        let text = format!("{host} {}\n", request.target());
         Answer::ok(&[FRESH], &text)
     });
     for (target, fields, text) in [
-        ("/x", &["Host: a.example"][..], "a.example /x \n"),
-        ("/x", &["Host: b.example"], "b.example /x \n"),
-        ("/x?1", &["Host: a.example"], "a.example /x?1 \n"),
-        ("/x?", &["Host: a.example"], "a.example /x? \n"),
-        (
-            "/x",
-            &["Host: a.example", "If-None-Match: \"1\""],
-            "a.example /x \"1\"\n",
-        ),
+        ("/x", &["Host: a.example"][..], "a.example /x\n"),
+        ("/x", &["Host: b.example"], "b.example /x\n"),
+        ("/x?1", &["Host: a.example"], "a.example /x?1\n"),
+        ("/x?", &["Host: a.example"], "a.example /x?\n"),
     ] {
         for cache in ["miss", "hit"] {
             let response = client::get(chain.addr(), target, fields).await;
@@ -230,6 +222,7 @@ async fn head_reads_what_get_has_stored() {
     assert_eq!(chain.origin.count("/x"), 2);
     let response = head().await;
     assert_eq!(source(&response), "hit");
+    assert_eq!(response.field("Content-Length"), Some("2"));
     assert_eq!(response.field("X-Own"), Some("1"));
     response.check(200, "");
     assert_eq!(chain.origin.count("/x"), 2);

@@ -62,19 +62,19 @@ async fn two_clients_see_the_same_increments_and_a_third_begins_with_the_value()
 async fn see_the_same_increments(topology: Topology) {
     let directory = directory();
     let demo = start_in(topology, &directory).await;
-    let first = match topology {
+    let source = match topology {
         Topology::HubFront | Topology::EdgeFront => "miss",
         // It was fetched before it was handed over.
         Topology::Fanout => "hit",
     };
-    let mut first = open(&demo, 0, first).await;
+    let mut first = open(&demo, 0, source).await;
     let mut second = open(&demo, 0, "hit").await;
     for value in 1..=3 {
         increment(&demo).await;
         receives(&mut first, value).await;
         receives(&mut second, value).await;
     }
-    let mut third = open(&demo, 3, first).await;
+    let mut third = open(&demo, 3, source).await;
     let mut fourth = open(&demo, 3, "hit").await;
     increment(&demo).await;
     for client in [&mut first, &mut second, &mut third, &mut fourth] {

@@ -14,6 +14,8 @@ pub enum Step {
     DeliverAndRefresh,
     /// Fetch for this client alone; such answers are not stored.
     Pass,
+    /// Look up the answer without validator; conditions are for the edge to check.
+    Plain,
     /// Fetch for everybody. If that fails, see [`Fallback`].
     Fetch(Fallback),
     /// Do not trouble the origin; serve the backup copy or an error.
@@ -45,7 +47,10 @@ pub fn decide(found: Option<&Entry>, is_stale: bool, has_duty: bool, now: UnixTi
     match entry.kind {
         EntryKind::PassMarker if is_fresh || !has_duty => return Step::Pass,
         EntryKind::FailureMarker if is_fresh || !has_duty => return Step::Failing,
-        EntryKind::PassMarker | EntryKind::FailureMarker => return Step::Fetch(Fallback::Backup),
+        EntryKind::PlainMarker if is_fresh || !has_duty => return Step::Plain,
+        EntryKind::PassMarker | EntryKind::FailureMarker | EntryKind::PlainMarker => {
+            return Step::Fetch(Fallback::Backup);
+        }
         EntryKind::Answer => {}
     }
     let is_within = |window: u64| window > 0 && age < entry.ttl.saturating_add(window);
@@ -116,6 +121,15 @@ mod tests {
             Step::Fetch(Fallback::Backup),
         );
         check(EntryKind::FailureMarker, 1, false, false, Step::Failing);
+        check(EntryKind::PlainMarker, 1, false, false, Step::Plain);
+        check(EntryKind::PlainMarker, 61, true, false, Step::Plain);
+        check(
+            EntryKind::PlainMarker,
+            61,
+            true,
+            true,
+            Step::Fetch(Fallback::Backup),
+        );
         check(
             EntryKind::FailureMarker,
             61,

@@ -2,9 +2,11 @@
 
 use bytes::{Buf, BufMut as _, Bytes};
 use http::StatusCode;
-use http::header::{AGE, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
+};
 
-use super::storage::{SURROGATE_CONTROL, SURROGATE_KEY};
+use super::directives::Directives;
 use crate::UnixTime;
 use crate::fields::{self, GRIP_LAST, GRIP_SIG};
 
@@ -22,6 +24,8 @@ pub enum EntryKind {
     PassMarker,
     /// Nothing: the origin has just failed, so nobody needs to try it this moment.
     FailureMarker,
+    /// Nothing: the origin holds nobody who has this validator, so the answer without one decides.
+    PlainMarker,
 }
 
 /// A stored answer without its body, or a marker. Durations are in seconds.
@@ -77,24 +81,24 @@ impl Entry {
         }
     }
 
-    /// The headers of an answer that are stored: all but those of one connection, one client, one
-    /// moment, or the edge itself.
+    /// The headers of an answer that are stored: all but those of one connection, one client or one
+    /// moment. Those for the edge itself are needed when the answer turns out to be good still.
     pub fn stored_headers(origin: &HeaderMap) -> HeaderMap {
-        const NOT_STORED: [HeaderName; 7] = [
-            AGE,
-            CONTENT_LENGTH,
-            SET_COOKIE,
-            SURROGATE_CONTROL,
-            SURROGATE_KEY,
-            GRIP_SIG,
-            GRIP_LAST,
-        ];
+        const NOT_STORED: [HeaderName; 5] = [AGE, CONTENT_LENGTH, SET_COOKIE, GRIP_SIG, GRIP_LAST];
         let mut headers = origin.clone();
         fields::strip_hop_by_hop(&mut headers);
         for name in &NOT_STORED {
             headers.remove(name);
         }
         headers
+    }
+
+    /// Whether a client that authenticates itself may get what others got; RFC 9111 §3.5.
+    pub fn is_for_authorized(&self) -> bool {
+        let directives = Directives::of(&self.headers, &CACHE_CONTROL);
+        ["public", "s-maxage", "must-revalidate"]
+            .iter()
+            .any(|name| directives.has(name))
     }
 
     /// How old the answer is; RFC 9111 §4.2.3.
@@ -142,6 +146,7 @@ impl Entry {
             0 => EntryKind::Answer,
             1 => EntryKind::PassMarker,
             2 => EntryKind::FailureMarker,
+            3 => EntryKind::PlainMarker,
             _ => return Err(EntryError::Malformed),
         };
         let status = bytes.try_get_u16().map_err(malformed)?;
@@ -223,6 +228,7 @@ mod tests {
             EntryKind::Answer,
             EntryKind::PassMarker,
             EntryKind::FailureMarker,
+            EntryKind::PlainMarker,
         ] {
             let entry = Entry { kind, ..entry() };
             assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));
@@ -295,6 +301,22 @@ mod tests {
     }
 
     #[test]
+    fn who_authenticates_gets_what_is_for_everybody() {
+        for (value, expected) in [
+            ("max-age=60", false),
+            ("public, max-age=60", true),
+            ("s-maxage=60", true),
+            ("max-age=60, must-revalidate", true),
+        ] {
+            let mut entry = entry();
+            entry
+                .headers
+                .insert(CACHE_CONTROL, HeaderValue::from_static(value));
+            assert_eq!(entry.is_for_authorized(), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn age_grows_with_time() {
         assert_eq!(entry().age(UnixTime(1_700_000_010)), 15);
         assert_eq!(entry().age(UnixTime(0)), 5);
@@ -322,6 +344,15 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         names.sort_unstable();
-        assert_eq!(names, ["date", "etag", "grip-hold"]);
+        assert_eq!(
+            names,
+            [
+                "date",
+                "etag",
+                "grip-hold",
+                "surrogate-control",
+                "surrogate-key"
+            ]
+        );
     }
 }

@@ -12,6 +12,7 @@ pub const BACKUP_KEY: &str = "gl-backup";
 pub(super) const RESERVED: &str = "gl-";
 const CACHE_VERSION: &[u8] = b"gl1";
 const BACKUP_PREFIX: &[u8] = b"glb\0";
+const REFRESH_PREFIX: &[u8] = b"glr\0";
 /// Bytes that the platform accepts as a cache key.
 pub(super) const MAX_CACHE_KEY: usize = 4096;
 /// Bytes of an escaped name above which its hash is used.
@@ -37,6 +38,11 @@ pub(super) fn cache_key(host: &str, path_and_query: &str, if_none_match: Option<
 /// The key of an answer's backup copy.
 pub fn backup_of(key: &[u8]) -> Vec<u8> {
     [BACKUP_PREFIX, key].concat()
+}
+
+/// The key under which one request of many has the turn to fetch a stored answer anew.
+pub fn refresh_of(key: &[u8]) -> Vec<u8> {
+    [REFRESH_PREFIX, key].concat()
 }
 
 /// The surrogate key of all answers that subscribe to this channel.
@@ -124,6 +130,7 @@ mod tests {
             cache_key("a/b", "", None),
             cache_key("a", "/b", Some(b"\"1\"")),
             backup_of(&cache_key("a", "/b", None)),
+            refresh_of(&cache_key("a", "/b", None)),
         ];
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "{index}");

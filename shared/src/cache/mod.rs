@@ -12,17 +12,26 @@ mod directives;
 mod entry;
 mod keys;
 mod purge;
+mod query;
+mod refresh;
 mod request;
+mod select;
 mod storage;
 
 pub use decision::{Fallback, Step, decide};
 pub use delivery::{ClientRefusal, client_answer, hub_headers};
 pub use entry::{Entry, EntryError, EntryKind};
-pub use keys::{BACKUP_KEY, EVERYTHING_KEY, backup_key, backup_of, channel_key, host_key};
-pub use purge::{PurgeBodyError, PurgeMode, PurgeRequest};
-pub use request::{
-    GRIPLINE_HOPS, Lookup, PassReason, RequestKind, classify, fill_headers, next_hop, pass_headers,
+pub use keys::{
+    BACKUP_KEY, EVERYTHING_KEY, backup_key, backup_of, channel_key, host_key, refresh_of,
 };
+pub use purge::{PurgeBodyError, PurgeMode, PurgeRequest};
+pub use query::{ParameterPattern, QueryRule};
+pub use refresh::{conditions, is_outdated, updated};
+pub use request::{
+    Access, GRIPLINE_HOPS, Lookup, PassReason, RequestKind, classify, fill_headers, lookup,
+    next_hop, pass_headers,
+};
+pub use select::{Selection, select};
 pub use storage::{Backup, Marking, NotStored, Storage, marking, storage};
 
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, HeaderName, ORIGIN};
@@ -44,6 +53,11 @@ pub struct Policy {
     pub max_body: usize,
     /// Shortest lifetime of a backup copy.
     pub backup_ttl: u64,
+    /// Lifetime of a 404, 405, 410 or 414 whose origin states none; absent: such an answer is not
+    /// stored.
+    pub negative_ttl: Option<u64>,
+    /// What of a query tells one answer from another.
+    pub query: QueryRule,
     /// What is done with a reconnecting event stream.
     pub last_event_id: LastEventId,
 }
@@ -67,6 +81,8 @@ impl Default for Policy {
             max_ttl: 86_400,
             max_body: 1 << 20,
             backup_ttl: 3600,
+            negative_ttl: None,
+            query: QueryRule::Exact,
             last_event_id: LastEventId::Pass,
         }
     }

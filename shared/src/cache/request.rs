@@ -46,12 +46,8 @@ pub enum RequestKind {
 pub enum PassReason {
     /// Neither GET nor HEAD.
     Method,
-    /// The answer may be for this client alone.
-    Authorization,
     /// A client that has missed something asks the origin for it; GRIP `Grip-Last`.
     GripLast,
-    /// Parts of answers are not stored.
-    Range,
     /// A condition that an answer from the cache would not honour.
     Condition,
     /// A reconnecting event stream.
@@ -67,9 +63,7 @@ impl PassReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
-            Self::Authorization => "authorization",
             Self::GripLast => "grip-last",
-            Self::Range => "range",
             Self::Condition => "condition",
             Self::LastEventId => "last-event-id",
             Self::NoStore => "no-store",
@@ -85,10 +79,56 @@ pub struct Lookup {
     pub key: Vec<u8>,
     /// The host as it stands in keys.
     pub host: String,
+    /// Path and query as they stand in the key, and as the origin is asked for everybody.
+    pub path_and_query: String,
     /// Whether the key holds a validator, so that a 304 may be stored under it.
     pub has_validator: bool,
-    /// HEAD: reads what GET stored, and never stores.
-    pub is_head: bool,
+    /// Whether an answer may be fetched for everybody, or only read.
+    pub access: Access,
+}
+
+/// What a request may do with the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read and fill.
+    Fill,
+    /// Read what others filled: HEAD and parts of answers bring no whole answer.
+    Read,
+    /// Read what is for everybody although the client authenticates itself; RFC 9111 §3.5.
+    ReadAuthorized,
+}
+
+impl Access {
+    /// A word for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fill => "fill",
+            Self::Read => "read",
+            Self::ReadAuthorized => "authorization",
+        }
+    }
+
+    fn of(method: &Method, headers: &HeaderMap) -> Self {
+        if headers.contains_key(AUTHORIZATION) {
+            Self::ReadAuthorized
+        } else if *method == Method::HEAD || headers.contains_key(RANGE) {
+            Self::Read
+        } else {
+            Self::Fill
+        }
+    }
+}
+
+impl Lookup {
+    /// The same without validator.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        Self {
+            key: keys::cache_key(&self.host, &self.path_and_query, None),
+            has_validator: false,
+            ..self.clone()
+        }
+    }
 }
 
 /// Says what a request wants. `path` is without the query, `path_and_query` is as sent.
@@ -119,22 +159,37 @@ pub fn classify(
     if let Some(reason) = pass_reason(method, headers, policy) {
         return RequestKind::Pass(reason);
     }
+    match lookup(method, host, path_and_query, headers, policy) {
+        Some(lookup) => RequestKind::Lookup(lookup),
+        None => RequestKind::Pass(PassReason::KeyTooLong),
+    }
+}
+
+/// Where an answer to a GET or HEAD is looked for; none if host, path and validator are longer than
+/// a key may be.
+pub fn lookup(
+    method: &Method,
+    host: &str,
+    path_and_query: &str,
+    headers: &HeaderMap,
+    policy: &Policy,
+) -> Option<Lookup> {
     let host = keys::normal_host(host);
+    let path_and_query = policy.query.apply(path_and_query);
     let if_none_match = headers.get(IF_NONE_MATCH);
     let key = keys::cache_key(
         &host,
-        path_and_query,
+        &path_and_query,
         if_none_match.map(http::HeaderValue::as_bytes),
     );
-    if key.len() > MAX_CACHE_KEY - 4 {
-        // Four bytes of room for the backup copy's prefix.
-        return RequestKind::Pass(PassReason::KeyTooLong);
-    }
-    RequestKind::Lookup(Lookup {
+    // Room for the prefixes of backup copies and of what they are refreshed under.
+    let fits = key.len() <= MAX_CACHE_KEY - 4;
+    fits.then(|| Lookup {
         key,
         host,
+        path_and_query,
         has_validator: if_none_match.is_some(),
-        is_head: *method == Method::HEAD,
+        access: Access::of(method, headers),
     })
 }
 
@@ -171,15 +226,11 @@ fn is_websocket_upgrade(headers: &HeaderMap) -> bool {
 }
 
 fn pass_reason(method: &Method, headers: &HeaderMap, policy: &Policy) -> Option<PassReason> {
-    const CONDITIONS: [HeaderName; 3] = [IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE];
+    const CONDITIONS: [HeaderName; 2] = [IF_MATCH, IF_UNMODIFIED_SINCE];
     if !matches!(*method, Method::GET | Method::HEAD) {
         Some(PassReason::Method)
-    } else if headers.contains_key(AUTHORIZATION) {
-        Some(PassReason::Authorization)
     } else if headers.contains_key(&GRIP_LAST) {
         Some(PassReason::GripLast)
-    } else if headers.contains_key(RANGE) {
-        Some(PassReason::Range)
     } else if CONDITIONS.iter().any(|name| headers.contains_key(name)) {
         Some(PassReason::Condition)
     } else if headers.contains_key(&LAST_EVENT_ID) && policy.last_event_id == LastEventId::Pass {
@@ -193,11 +244,12 @@ fn pass_reason(method: &Method, headers: &HeaderMap, policy: &Policy) -> Option<
 
 /// The headers of a request that fetches an answer for everybody: the client's, without what asks
 /// for another form of it, for a part of it, or speaks for this client's connection.
-pub fn fill_headers(client: &HeaderMap) -> HeaderMap {
-    const FOR_ONE_CLIENT: [HeaderName; 7] = [
+pub fn fill_headers(client: &HeaderMap, lookup: &Lookup) -> HeaderMap {
+    const FOR_ONE_CLIENT: [HeaderName; 8] = [
         CACHE_CONTROL,
         PRAGMA,
         IF_MODIFIED_SINCE,
+        IF_RANGE,
         RANGE,
         LAST_EVENT_ID,
         // Another host than the key's: links made of it would be everybody's.
@@ -208,6 +260,9 @@ pub fn fill_headers(client: &HeaderMap) -> HeaderMap {
     fields::strip_grip(&mut headers);
     for name in &FOR_ONE_CLIENT {
         headers.remove(name);
+    }
+    if !lookup.has_validator {
+        headers.remove(IF_NONE_MATCH);
     }
     headers
 }
@@ -300,9 +355,7 @@ mod tests {
         let get = &Method::GET;
         check_pass(&Method::POST, &[], PassReason::Method);
         check_pass(&Method::OPTIONS, &[], PassReason::Method);
-        check_pass(get, &[("authorization", "x")], PassReason::Authorization);
         check_pass(get, &[("grip-last", "a; last-id=1")], PassReason::GripLast);
-        check_pass(get, &[("range", "bytes=0-1")], PassReason::Range);
         check_pass(get, &[("if-match", "\"1\"")], PassReason::Condition);
         check_pass(get, &[("last-event-id", "1")], PassReason::LastEventId);
         check_pass(get, &[("cache-control", "no-store")], PassReason::NoStore);
@@ -311,6 +364,36 @@ mod tests {
             kind(get, &long, &[]),
             RequestKind::Pass(PassReason::KeyTooLong)
         );
+    }
+
+    #[test]
+    fn what_brings_no_whole_answer_for_everybody_only_reads() {
+        let access = |method: &Method, lines: &[(&'static str, &'static str)]| match kind(
+            method, "/x", lines,
+        ) {
+            RequestKind::Lookup(lookup) => lookup.access,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(access(&Method::GET, &[]), Access::Fill);
+        assert_eq!(access(&Method::HEAD, &[]), Access::Read);
+        assert_eq!(
+            access(&Method::GET, &[("range", "bytes=0-1")]),
+            Access::Read
+        );
+        let authorized = [("authorization", "x"), ("range", "bytes=0-1")];
+        assert_eq!(access(&Method::GET, &authorized), Access::ReadAuthorized);
+    }
+
+    #[test]
+    fn the_key_without_validator_is_that_of_a_request_without_one() {
+        let lookup =
+            |lines: &[(&'static str, &'static str)]| match kind(&Method::GET, "/x?a=1", lines) {
+                RequestKind::Lookup(lookup) => lookup,
+                other => panic!("{other:?}"),
+            };
+        let with_validator = lookup(&[("if-none-match", "\"1\"")]);
+        assert_eq!(with_validator.plain(), lookup(&[]));
+        assert_ne!(with_validator.key, lookup(&[]).key);
     }
 
     #[test]
@@ -387,11 +470,14 @@ mod tests {
             ("fastly-key", "secret"),
             ("x-forwarded-host", "evil.example"),
         ]);
-        let mut names: Vec<String> = fill_headers(&client)
-            .keys()
-            .map(ToString::to_string)
-            .collect();
-        names.sort_unstable();
-        assert_eq!(names, ["accept", "cookie", "if-none-match"]);
+        let lookup = lookup(&Method::GET, "a", "/x", &client, &Policy::default()).unwrap();
+        let names = |lookup: &Lookup| {
+            let headers = fill_headers(&client, lookup);
+            let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(&lookup), ["accept", "cookie", "if-none-match"]);
+        assert_eq!(names(&lookup.plain()), ["accept", "cookie"]);
     }
 }

@@ -91,6 +91,9 @@ pub enum NotStored {
     InstructBody,
     /// Its instructions tell one client from another.
     ForOneClient,
+    /// It answers a client's validator with no hold: those who have that validator are served from
+    /// the answer without one.
+    NoHold,
 }
 
 impl NotStored {
@@ -113,6 +116,7 @@ impl NotStored {
             Self::Instruct => "instruct",
             Self::InstructBody => "instruct-body",
             Self::ForOneClient => "for-one-client",
+            Self::NoHold => "no-hold",
         }
     }
 }
@@ -129,9 +133,12 @@ pub fn storage(
     policy: &Policy,
     now: UnixTime,
 ) -> Result<Storage, NotStored> {
+    if lookup.has_validator && !instruct::may_hold(headers) {
+        return Err(NotStored::NoHold);
+    }
     check_status(status, headers, lookup)?;
     check_headers(headers, policy)?;
-    let freshness = freshness(headers, policy, now)?;
+    let freshness = freshness(status, headers, policy, now)?;
     let vary = vary(headers, policy)?;
     let instruct =
         Instruct::from_headers(headers, &Limits::default()).map_err(|_| NotStored::Instruct)?;
@@ -186,11 +193,17 @@ fn check_status(status: StatusCode, headers: &HeaderMap, lookup: &Lookup) -> Res
     let is_held_304 = status == StatusCode::NOT_MODIFIED
         && lookup.has_validator
         && headers.contains_key(&GRIP_HOLD);
-    if is_held_304 || matches!(status.as_u16(), 200 | 203 | 301 | 308 | 404 | 410) {
+    let is_stored = matches!(status.as_u16(), 200 | 203 | 301 | 308);
+    if is_held_304 || is_stored || is_negative(status) {
         Ok(())
     } else {
         Err(NotStored::Status)
     }
+}
+
+/// Whether an answer says that there is nothing.
+fn is_negative(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 404 | 405 | 410 | 414)
 }
 
 fn check_headers(headers: &HeaderMap, policy: &Policy) -> Result<(), NotStored> {
@@ -232,9 +245,14 @@ struct Freshness {
 }
 
 /// The first that is stated: `Surrogate-Control: max-age`, `Cache-Control: s-maxage`, then
-/// `max-age`, `Expires`, the policy's lifetime of holds. RFC 9111 §4.2.1 and the edge-architecture
+/// `max-age`, `Expires`, the policy's lifetimes of holds and of negative answers. RFC 9111 §4.2.1 and the edge-architecture
 /// note for `Surrogate-Control`.
-fn freshness(headers: &HeaderMap, policy: &Policy, now: UnixTime) -> Result<Freshness, NotStored> {
+fn freshness(
+    status: StatusCode,
+    headers: &HeaderMap,
+    policy: &Policy,
+    now: UnixTime,
+) -> Result<Freshness, NotStored> {
     let surrogate = Directives::of(headers, &SURROGATE_CONTROL);
     let shared = Directives::of(headers, &CACHE_CONTROL);
     let surrogate_ttl = surrogate.seconds("max-age");
@@ -254,7 +272,8 @@ fn freshness(headers: &HeaderMap, policy: &Policy, now: UnixTime) -> Result<Fres
             .seconds("s-maxage")
             .or_else(|| shared.seconds("max-age"))
             .or_else(|| expires(headers, now))
-            .or_else(|| policy.hold_ttl.filter(|_| headers.contains_key(&GRIP_HOLD)));
+            .or_else(|| policy.hold_ttl.filter(|_| headers.contains_key(&GRIP_HOLD)))
+            .or_else(|| policy.negative_ttl.filter(|_| is_negative(status)));
         (ttl.ok_or(NotStored::NoFreshness)?, &shared)
     };
     let initial_age = age(headers);
@@ -362,6 +381,7 @@ fn backup(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Access;
     use http::HeaderValue;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -377,7 +397,8 @@ mod tests {
             key: Vec::new(),
             host: "example.com".to_owned(),
             has_validator: status == 304,
-            is_head: false,
+            path_and_query: "/x".to_owned(),
+            access: Access::Fill,
         };
         let status = StatusCode::from_u16(status).unwrap();
         storage(status, &headers, &lookup, &Policy::default(), NOW)
@@ -509,6 +530,27 @@ mod tests {
         assert_eq!(none.backup, None);
     }
 
+    #[test]
+    fn what_is_not_there_is_kept_if_the_operator_says_so() {
+        let policy = Policy {
+            negative_ttl: Some(7),
+            ..Policy::default()
+        };
+        let ttl = |status: u16, policy: &Policy| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let headers = HeaderMap::new();
+            let stored = storage(status, &headers, &lookup_of_host_h(), policy, NOW);
+            stored.map(|storage| storage.ttl)
+        };
+        for status in [404, 405, 410, 414] {
+            assert_eq!(ttl(status, &policy), Ok(7), "{status}");
+            let unsaid = ttl(status, &Policy::default());
+            assert_eq!(unsaid, Err(NotStored::NoFreshness), "{status}");
+        }
+        assert_eq!(ttl(200, &policy), Err(NotStored::NoFreshness));
+        assert_eq!(ttl(500, &policy), Err(NotStored::Status));
+    }
+
     #[track_caller]
     fn check_refused(status: u16, line: (&'static str, &'static str), expected: NotStored) {
         let found = stored(status, &[("cache-control", "max-age=60"), line]);
@@ -518,9 +560,10 @@ mod tests {
     #[test]
     fn some_answers_are_never_stored() {
         let nothing = ("x-a", "1");
-        for status in [201, 204, 206, 302, 304, 400, 429, 500, 503] {
+        for status in [201, 204, 206, 302, 400, 429, 500, 503] {
             check_refused(status, nothing, NotStored::Status);
         }
+        check_refused(304, nothing, NotStored::NoHold);
         check_refused(200, ("set-cookie", "a=b"), NotStored::SetCookie);
         check_refused(200, ("content-range", "bytes 0-1/2"), NotStored::Range);
         check_refused(200, ("trailer", "x"), NotStored::Trailers);
@@ -599,7 +642,8 @@ mod tests {
             key: Vec::new(),
             host: "h".to_owned(),
             has_validator: false,
-            is_head: false,
+            path_and_query: "/x".to_owned(),
+            access: Access::Fill,
         }
     }
 
@@ -652,7 +696,8 @@ mod tests {
             key: Vec::new(),
             host: String::new(),
             has_validator: false,
-            is_head: false,
+            path_and_query: "/x".to_owned(),
+            access: Access::Fill,
         };
         let ttl = |headers: &HeaderMap| {
             storage(StatusCode::OK, headers, &lookup, &policy, NOW).map(|storage| storage.ttl)

@@ -217,6 +217,14 @@ pub fn has_instruct_type(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Whether a response may ask for a hold, by its headers alone: it names one, or a link, or has its
+/// instruction in the body.
+pub fn may_hold(headers: &HeaderMap) -> bool {
+    headers.contains_key(fields::GRIP_HOLD)
+        || headers.contains_key(fields::GRIP_LINK)
+        || has_instruct_type(headers)
+}
+
 impl Instruct {
     /// Headers for the client: the origin's, without `Grip-*`, hop-by-hop fields,
     /// `Content-Encoding` and `Content-Length`, and only the exposed ones if any are named.
