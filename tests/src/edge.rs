@@ -1,6 +1,7 @@
 //! The edge: the real module in Viceroy, on a free port.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use grip::signature::{SigningKey, grip_sig, purge_token};
 use live_counter::stack::module;
@@ -38,17 +39,37 @@ pub async fn start_at(
     manifest: Manifest,
     fanout: Option<SocketAddr>,
 ) -> Viceroy {
-    let module = module::build()
-        .await
-        .unwrap_or_else(|error| panic!("{error:#}"));
-    let options = Options {
-        module,
+    start_options(&Options {
+        module: module().await,
         listen,
         manifest,
         fanout,
         interrupt: Interrupt::Shared,
-    };
-    Viceroy::start(&options)
+    })
+    .await
+}
+
+/// Runs a module that there is already, as [`start`] does.
+pub async fn start_module(module: PathBuf, manifest: Manifest) -> Viceroy {
+    start_options(&Options {
+        module,
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        manifest,
+        fanout: None,
+        interrupt: Interrupt::Shared,
+    })
+    .await
+}
+
+async fn start_options(options: &Options) -> Viceroy {
+    Viceroy::start(options)
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Builds the module; its path.
+pub async fn module() -> PathBuf {
+    module::build()
         .await
         .unwrap_or_else(|error| panic!("{error:#}"))
 }
