@@ -4,12 +4,30 @@
 use e2e::chain::Chain;
 use e2e::client::{self, Client};
 use e2e::origin::{Answer, Gate};
+use live_counter::stack::viceroy::Manifest;
+use serde_json::json;
 use tokio::task::JoinSet;
 
+/// Each has an instance of the module in Viceroy, and connections to hub, edge and origin.
+const CLIENTS: usize = 1000;
+
+/// A chain that waits for the origin as long as the tests do: until all clients have asked.
+async fn start() -> Chain {
+    Chain::start_with(|manifest: Manifest| {
+        let changes = json!({"collapse_wait_ms": 60_000}).as_object().cloned();
+        let mut manifest = manifest
+            .with_config(changes.unwrap_or_default())
+            .expect("the configuration is JSON");
+        let server = &mut manifest.table_mut()["local_server"];
+        server["backends"]["origin"]["first_byte_timeout_ms"] = 60_000.into();
+        manifest
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_first_clients_make_one_request() {
-    const CLIENTS: usize = 200;
-    let chain = Chain::start().await;
+async fn a_thousand_first_clients_make_one_request() {
+    let chain = start().await;
     let gate = Gate::new();
     let fields = [
         "Cache-Control: s-maxage=60",
@@ -52,7 +70,7 @@ async fn two_hundred_first_clients_make_one_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_clients_of_an_uncacheable_url_do_not_wait_for_each_other() {
     const CLIENTS: usize = 50;
-    let chain = Chain::start().await;
+    let chain = start().await;
     let fields = ["Cache-Control: private, no-store"];
     // The first answer tells the edge that such answers are for one client only.
     chain.origin.serve("/own", Answer::ok(&fields, "first\n"));
@@ -74,9 +92,8 @@ async fn fifty_clients_of_an_uncacheable_url_do_not_wait_for_each_other() {
 
 /// As above, from cold: the first is fetched for all, the others then go at the same time.
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_waited_for_an_uncacheable_answer_go_on_together() {
-    const CLIENTS: usize = 50;
-    let chain = Chain::start().await;
+async fn a_thousand_who_waited_for_an_uncacheable_answer_go_on_together() {
+    let chain = start().await;
     let fields = ["Cache-Control: private, no-store"];
     let first = Gate::new();
     let others = Answer::ok(&fields, "own\n").after_gathering(CLIENTS - 1);
