@@ -108,6 +108,11 @@ impl Viceroy {
         )
     }
 
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where the edge listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -165,7 +170,6 @@ impl Drop for Viceroy {
 
 impl fmt::Debug for Viceroy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pid = self.child.id();
-        write!(f, "Viceroy(process {pid}, {})", self.addr)
+        write!(f, "Viceroy(process {}, {})", self.id(), self.addr)
     }
 }
