@@ -61,8 +61,8 @@ pub(crate) struct Edge {
     hub_signature: VerifyingKey,
     /// The issuer that the hub must name, if it must name one.
     hub_issuer: Option<String>,
-    /// The issuer of the managed service, if it is believed.
-    fanout_issuer: Option<String>,
+    /// The issuer of the managed service and its key, if it is believed.
+    fanout: Option<(String, PublicKey)>,
     /// Secrets that few requests need are read when they are needed.
     secrets: SecretStore,
 }
@@ -93,6 +93,7 @@ struct Settings {
     sig_iss: Option<String>,
     hub_iss: Option<String>,
     fanout_service_id: Option<String>,
+    fanout_public_key: Option<PublicKey>,
     vary: Option<Vec<String>>,
     hold_ttl: Option<u64>,
     stale_while_revalidate: Option<u64>,
@@ -106,6 +107,13 @@ struct Settings {
     negative_ttl: Option<u64>,
     query: Query,
     last_event_id: Option<Resume>,
+}
+
+/// A public key on P-256, as a JWK; RFC 7518 §6.2.1.
+#[derive(Debug, Deserialize)]
+struct PublicKey {
+    x: String,
+    y: String,
 }
 
 /// `"exact"`, `"sort"`, `"ignore"`, `{"only": ["page"]}` or `{"without": ["utm_*"]}`.
@@ -187,10 +195,7 @@ impl Edge {
             hub_signature: verifying(GRIP, &grip_secret)?,
             grip_key: signing(GRIP, &grip_secret)?,
             hub_issuer: settings.hub_iss,
-            // The key is every customer's, so the issuer is what tells them apart.
-            fanout_issuer: settings
-                .fanout_service_id
-                .map(|service| format!("fastly:{service}")),
+            fanout: fanout(settings.fanout_service_id, settings.fanout_public_key),
             origin: name(settings.origin, "origin"),
             hub: name(settings.hub, "hub"),
             own: name(settings.own, "self"),
@@ -205,23 +210,26 @@ impl Edge {
 
     /// Whether a `Grip-Sig` is a GRIP proxy's that the edge believes.
     pub(crate) fn is_proxy(&self, token: &str) -> bool {
-        let names =
-            |claims: &Claims, issuer: &Option<String>| issuer.is_none() || claims.issuer == *issuer;
         let verify = |key: &VerifyingKey| key.verify(token, now(), CLOCK_LEEWAY);
-        match verify(&self.hub_signature) {
-            Ok(claims) => return names(&claims, &self.hub_issuer),
-            Err(SignatureError::Algorithm) if self.fanout_issuer.is_some() => {
+        let is_from = |claims: &Claims, issuer: Option<&str>| {
+            issuer.is_none() || claims.issuer.as_deref() == issuer
+        };
+        let hub_issuer = self.hub_issuer.as_deref();
+        match (verify(&self.hub_signature), &self.fanout) {
+            (Ok(claims), _) => is_from(&claims, hub_issuer),
+            (Err(SignatureError::Algorithm), Some((issuer, key))) => {
                 // Costs much more than the rest of a request: only where it can succeed.
-                let key = VerifyingKey::es256_from_coordinates(FANOUT_X, FANOUT_Y)
-                    .expect("the constants are a point on the curve");
-                return verify(&key).is_ok_and(|claims| names(&claims, &self.fanout_issuer));
+                let key = VerifyingKey::es256_from_coordinates(&key.x, &key.y);
+                let claims = key.ok().and_then(|key| verify(&key).ok());
+                claims.is_some_and(|claims| is_from(&claims, Some(issuer)))
             }
-            Err(SignatureError::Signature) => {}
-            Err(_) => return false,
+            (Err(SignatureError::Signature), _) => {
+                let also = self.also(GRIP).ok().flatten();
+                let claims = also.and_then(|key| verify(&key).ok());
+                claims.is_some_and(|claims| is_from(&claims, hub_issuer))
+            }
+            (Err(_), _) => false,
         }
-        let also = self.also(GRIP).ok().flatten();
-        also.and_then(|key| verify(&key).ok())
-            .is_some_and(|claims| names(&claims, &self.hub_issuer))
     }
 
     /// Verifies purge requests; absent: there is no purge endpoint for keys.
@@ -252,6 +260,16 @@ impl Edge {
         let secret = secret(&self.secrets, &format!("{name}{ALSO}"))?;
         secret.map(|secret| verifying(name, &secret)).transpose()
     }
+}
+
+/// The managed service as it signs. Its key is every customer's, so the issuer tells them apart.
+fn fanout(service: Option<String>, key: Option<PublicKey>) -> Option<(String, PublicKey)> {
+    let usual = || PublicKey {
+        x: FANOUT_X.to_owned(),
+        y: FANOUT_Y.to_owned(),
+    };
+    let service = service?;
+    Some((format!("fastly:{service}"), key.unwrap_or_else(usual)))
 }
 
 fn verifying(name: &str, secret: &[u8]) -> Result<VerifyingKey, ConfigError> {
