@@ -112,6 +112,19 @@ pub(crate) struct Arguments {
     )]
     purge_key: Option<String>,
 
+    /// Service to purge by the CDN's own interface, in place of --purge-edge
+    #[arg(long, value_name = "ID", env = "GRIPLINE_PURGE_FASTLY_SERVICE")]
+    purge_fastly_service: Option<String>,
+
+    /// Token for that: a text, file:PATH or env:NAME
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "GRIPLINE_PURGE_FASTLY_TOKEN",
+        hide_env_values = true
+    )]
+    purge_fastly_token: Option<String>,
+
     /// Longest duration of a shutdown [default: 5s]
     #[arg(long, value_name = "DURATION", env = "GRIPLINE_DRAIN")]
     drain: Option<String>,
@@ -192,6 +205,16 @@ impl Arguments {
             ("edge.key", "edge-key", &self.edge_key),
             ("purge.edge", "purge-edge", &self.purge_edge),
             ("purge.key", "purge-key", &self.purge_key),
+            (
+                "purge.fastly.service",
+                "purge-fastly-service",
+                &self.purge_fastly_service,
+            ),
+            (
+                "purge.fastly.token",
+                "purge-fastly-token",
+                &self.purge_fastly_token,
+            ),
         ];
         let flag = flags
             .iter()
@@ -256,6 +279,14 @@ impl Arguments {
             override_with(&mut purge.edge, &self.purge_edge);
             override_with(&mut purge.key, &self.purge_key);
         }
+        let fastly = [&self.purge_fastly_service, &self.purge_fastly_token];
+        if fastly.iter().any(|setting| setting.is_some()) {
+            let [service, token] = fastly;
+            let purge = raw.purge.get_or_insert_default();
+            let fastly = purge.fastly.get_or_insert_default();
+            override_with(&mut fastly.service, service);
+            override_with(&mut fastly.token, token);
+        }
         if self.debug {
             raw.debug = Some(true);
         }
@@ -293,6 +324,14 @@ mod tests {
         check_mistake(
             &["--purge-edge", "http://a"],
             "purge.key: is missing; give the edge's purge-key",
+        );
+        check_mistake(
+            &["--purge-fastly-service", "a/b"],
+            "--purge-fastly-service or GRIPLINE_PURGE_FASTLY_SERVICE: \"a/b\" is no service's id",
+        );
+        check_mistake(
+            &["--purge-fastly-service", "a"],
+            "purge.fastly.token: is missing",
         );
         check_mistake(
             &["--control", "[::]:0"],

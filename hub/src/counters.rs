@@ -146,10 +146,26 @@ counters! {
     publish_unauthorized: "gripline_publish_unauthorized_total", "counter";
     /// Items accepted for publishing.
     published_items: "gripline_published_items_total", "counter";
-    /// Channels purged at the edge.
+    /// Channels purged at the edge for items.
     purges: "gripline_purges_total", "counter";
+    /// Channels purged once more a while after their last purge.
+    second_purges: "gripline_second_purges_total", "counter";
+    /// Purge requests sent; each is for up to 256 channels.
+    purge_requests: "gripline_purge_requests_total", "counter";
     /// Purge requests that failed or took too long.
     purge_errors: "gripline_purge_errors_total", "counter";
+    /// Channels whose purge was tried again after it had failed.
+    purge_retries: "gripline_purge_retries_total", "counter";
+    /// Channels whose purge failed and is not tried again.
+    purges_given_up: "gripline_purges_given_up_total", "counter";
+    /// Items that went out although the purge before them had failed or was late.
+    unpurged_items: "gripline_unpurged_items_total", "counter";
+    /// Items replaced by a newer one while they waited.
+    coalesced_items: "gripline_coalesced_items_total", "counter";
+    /// Items that wait for a window to end or for a purge.
+    waiting_items: "gripline_waiting_items", "gauge";
+    /// Milliseconds since the oldest waiting item, or the oldest that it stands for, came.
+    oldest_waiting: "gripline_oldest_waiting_milliseconds", "gauge";
 }
 
 #[cfg(test)]

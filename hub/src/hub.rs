@@ -15,7 +15,7 @@ use crate::counters::Counters;
 use crate::errands;
 use crate::life::Life;
 use crate::mailbox::ShardId;
-use crate::purge::{self, Publisher};
+use crate::purge::{self, LetGo};
 use crate::routes::Routes;
 use crate::routes::reload::{self, Reloader};
 use crate::shard::{self, MAILBOX};
@@ -50,6 +50,8 @@ pub struct Hub {
     shards: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
     reloader: Option<Reloader>,
+    /// Before the shards', if items may wait for their turn.
+    pace_life: watch::Sender<Life>,
     shard_life: watch::Sender<Life>,
     control_life: watch::Sender<Life>,
 }
@@ -76,6 +78,7 @@ impl Hub {
         let listen = listeners[0].local_addr()?;
         let control = control_listener.local_addr()?;
 
+        let (pace_life, _) = watch::channel(Life::Running);
         let (shard_life, _) = watch::channel(Life::Running);
         let (control_life, _) = watch::channel(Life::Running);
         let (mailboxes, queues): (Vec<_>, Vec<_>) =
@@ -117,19 +120,19 @@ impl Hub {
             shards.push(thread(format!("shard-{id}"), move || shard::run(parts))?);
         }
         drop(errands);
-        let counters = new_counters(&mut all_counters);
+        let parts = purge::Parts {
+            tls,
+            broker,
+            counters: new_counters(&mut all_counters),
+            let_go: purge::is_needed(&config).then(|| LetGo {
+                life: pace_life.subscribe(),
+                shards: shard_life.clone(),
+            }),
+        };
         let all_counters = all_counters.into();
         let life = control_life.subscribe();
         let control_thread = thread("control".to_owned(), move || {
-            run_control(
-                config,
-                counters,
-                all_counters,
-                broker,
-                tls,
-                control_listener,
-                life,
-            )
+            run_control(config, all_counters, parts, control_listener, life)
         })?;
         Ok(Self {
             listen,
@@ -137,6 +140,7 @@ impl Hub {
             shards,
             others: vec![control_thread, broker_thread, errands_thread],
             reloader,
+            pace_life,
             shard_life,
             control_life,
         })
@@ -152,9 +156,13 @@ impl Hub {
         self.control
     }
 
-    /// Begins to let go: no new clients, answers for held requests, ends for streams.
+    /// Begins to let go: items that wait go out, then there are no new clients, answers for held
+    /// requests, ends for streams.
     pub fn shutdown(&self) {
-        self.shard_life.send_replace(Life::Draining);
+        // Fails if nothing waits for anything, ever.
+        if self.pace_life.send(Life::Draining).is_err() {
+            self.shard_life.send_replace(Life::Draining);
+        }
     }
 
     /// Waits until all has ended; that takes [`Self::shutdown`]. Publishing works until the last
@@ -212,10 +220,8 @@ fn thread(
 
 fn run_control(
     config: Arc<Config>,
-    counters: Arc<Counters>,
     all_counters: Arc<[Arc<Counters>]>,
-    broker: broker::BrokerHandle,
-    tls: Arc<TlsConfig>,
+    parts: purge::Parts,
     listener: std::net::TcpListener,
     life: watch::Receiver<Life>,
 ) -> io::Result<()> {
@@ -224,13 +230,8 @@ fn run_control(
         .build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (publisher, purger) = match &config.purge {
-            None => (Publisher::Direct(broker), None),
-            Some(purge) => {
-                let (publisher, purger) = purge::spawn(purge, tls, broker, Arc::clone(&counters));
-                (publisher, Some(purger))
-            }
-        };
+        let counters = Arc::clone(&parts.counters);
+        let (publisher, purger) = purge::spawn(&config, parts);
         let control = Control {
             config,
             counters,

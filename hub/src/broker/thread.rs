@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use grip::ChannelName;
 use grip::publish::Item;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::channels::Broker;
@@ -43,6 +43,8 @@ enum Request {
 enum Publish {
     Item(Item, Arc<Ticket>),
     Recover,
+    /// Dropped when all that was queued before it is in the shards' mailboxes.
+    Mark(oneshot::Sender<()>),
 }
 
 /// The way to the broker, for shards and publishers. It runs until the last handle is gone.
@@ -90,6 +92,14 @@ impl BrokerHandle {
         self.queue(Publish::Recover).await;
     }
 
+    /// Waits until all that was published before is in the mailboxes of the shards.
+    pub(crate) async fn caught_up(&self) {
+        let (mark, reached) = oneshot::channel();
+        self.queue(Publish::Mark(mark)).await;
+        // The mark is dropped, not sent.
+        let _ = reached.await;
+    }
+
     async fn queue(&self, publish: Publish) {
         if self.publishes.send(publish).await.is_ok() {
             self.published.fetch_add(1, Ordering::SeqCst);
@@ -120,6 +130,8 @@ struct Driver {
     publishes: mpsc::Receiver<Publish>,
     /// How many publishes were taken out of the queue.
     taken: u64,
+    /// Marks that were reached, while the shards have not got all of what came before.
+    marks: Vec<oneshot::Sender<()>>,
 }
 
 impl Driver {
@@ -135,6 +147,7 @@ impl Driver {
             requests: request_queue,
             publishes: publish_queue,
             taken: 0,
+            marks: Vec::new(),
         };
         let handle = BrokerHandle {
             requests,
@@ -163,6 +176,7 @@ impl Driver {
                 // belongs to a shard that has shut down.
                 let _ = self.mailboxes[shard.0].send(command).await;
             }
+            self.marks.clear();
         }
     }
 
@@ -197,6 +211,7 @@ impl Driver {
         match publish {
             Publish::Item(item, ticket) => ticket.add(self.broker.publish(item)),
             Publish::Recover => self.broker.recover(),
+            Publish::Mark(mark) => self.marks.push(mark),
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! [`RawConfig::check`] reports every mistake at once. Whoever holds a [`Config`] checks nothing.
 
+mod channels;
 mod control_auth;
 pub(crate) mod keys;
 mod origin_tls;
+mod purge;
 mod raw;
 
 use std::fmt;
@@ -19,12 +21,14 @@ use http::header::HeaderName;
 use crate::routes::{self, EventsPerRequest, ReadError, Routes, WebSocketTransport};
 
 pub use crate::http_address::{HttpAddress, HttpAddressError};
+pub use channels::{ChannelPattern, ChannelRule, Keep};
 pub use control_auth::{ControlAuth, Tokens};
 pub use keys::Secret;
 pub use origin_tls::OriginTls;
+pub use purge::{FastlyPurge, FastlyToken, Purge, PurgeRate, PurgeTarget};
 pub use raw::{
-    RawConfig, RawControlAuth, RawEdge, RawForwarded, RawGrip, RawKeys, RawLimits, RawOriginTls,
-    RawPurge,
+    RawChannelRule, RawConfig, RawControlAuth, RawEdge, RawFastly, RawForwarded, RawGrip, RawKeys,
+    RawLimits, RawOriginTls, RawPurge,
 };
 
 /// `hub.toml` with every setting, its default and its meaning; `--print-config` shows it.
@@ -85,6 +89,8 @@ pub struct Config {
     pub forwarded_protocol: ForwardedProtocol,
     /// Bounds on input.
     pub limits: Limits,
+    /// What is done with the items of a channel; the first rule that is for it counts.
+    pub channels: Arc<[ChannelRule]>,
     /// The edge to purge, if any.
     pub purge: Option<Purge>,
 }
@@ -164,19 +170,6 @@ pub enum Compression {
     Off,
     /// They are.
     On,
-}
-
-/// How to purge the edge.
-#[derive(Debug, Clone)]
-pub struct Purge {
-    /// The edge.
-    pub edge: HttpAddress,
-    /// Signs purge requests.
-    pub key: SigningKey,
-    /// Whether items are preceded by a purge unless they say otherwise.
-    pub default: bool,
-    /// Longest wait for the edge's answer.
-    pub deadline: Duration,
 }
 
 /// One mistake in a configuration.
@@ -289,6 +282,7 @@ impl Checker<'_> {
                 ),
             );
         }
+        let channels = self.channel_rules(raw);
         let purge = raw.purge.as_ref().map(|purge| self.purge(purge));
         Some(Config {
             listen: listen?,
@@ -330,6 +324,7 @@ impl Checker<'_> {
                 set: set_proto?,
             },
             limits,
+            channels: channels?.into(),
             purge: present(purge)?,
         })
     }
@@ -596,29 +591,6 @@ impl Checker<'_> {
         }
         value
     }
-
-    fn purge(&mut self, raw: &RawPurge) -> Option<Purge> {
-        let edge = match &raw.edge {
-            Some(edge) => self.http_address("purge.edge", edge),
-            None => self.mistake(
-                "purge.edge",
-                "is missing; give the edge's address, such as http://127.0.0.1:7676",
-            ),
-        };
-        let key = match &raw.key {
-            Some(key) => keys::shared_secret(key, self.directory)
-                .or_else(|error| self.mistake("purge.key", error).ok_or(()))
-                .ok(),
-            None => self.mistake("purge.key", "is missing; give the edge's purge-key"),
-        };
-        let deadline = self.duration("purge.deadline", raw.deadline.as_deref().unwrap_or("2s"));
-        Some(Purge {
-            edge: edge?,
-            key: key?,
-            default: raw.default.unwrap_or(true),
-            deadline: deadline?,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -667,6 +639,24 @@ mod tests {
             ..raw
         };
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        // Only one target is to be purged, so each is tried without the other.
+        let purge = raw.purge.clone().unwrap();
+        let without_edge = RawConfig {
+            purge: Some(RawPurge {
+                edge: None,
+                key: None,
+                ..purge.clone()
+            }),
+            ..raw.clone()
+        };
+        without_edge.check(&directory).unwrap();
+        let raw = RawConfig {
+            purge: Some(RawPurge {
+                fastly: None,
+                ..purge
+            }),
+            ..raw
+        };
         let config = raw.check(&directory).unwrap();
         assert!(config.purge.is_some() && config.control_auth.is_some());
         assert_eq!(config.routes.all().len(), 1);
@@ -732,6 +722,123 @@ mod tests {
             "purge.edge: \"https://a/b\" has a path; give http://HOST[:PORT] or https://",
         );
         check_mistake("[purge]", "purge.key: is missing");
+    }
+
+    #[test]
+    fn mistakes_in_purges_are_named() {
+        let edge = "[purge]\nedge = \"http://a\"\nkey = \"b\"\n";
+        let fastly = "[purge.fastly]\nservice = \"a1\"\ntoken = \"b\"\n";
+        check_mistake(
+            &format!("{edge}{fastly}"),
+            "purge.fastly: excludes purge.edge and purge.key",
+        );
+        check_mistake(
+            &format!("{edge}burst = 0"),
+            "purge.burst: 0 is too small; at least 1",
+        );
+        check_mistake(
+            &format!("{edge}deadline = \"0s\""),
+            "purge.deadline: \"0s\" is no time at all",
+        );
+        check_mistake(
+            &format!("{edge}repurge_after = \"soon\""),
+            "purge.repurge_after: \"soon\" is no duration",
+        );
+        check_mistake(
+            "[purge.fastly]",
+            "purge.fastly.service: \"\" is no service's id; give its letters and digits",
+        );
+        check_mistake(
+            "[purge.fastly]\nservice = \"a/b\"",
+            "purge.fastly.service: \"a/b\" is no service's id",
+        );
+        check_mistake(
+            "[purge.fastly]",
+            "purge.fastly.token: is missing; give a text, file:PATH or env:NAME",
+        );
+        check_mistake(
+            "[purge.fastly]\ntoken = \"file:none\"",
+            "purge.fastly.token: cannot read ./none",
+        );
+        check_mistake(
+            "[purge.fastly]\ntoken = \"env:GRIPLINE_NOWHERE\"",
+            "purge.fastly.token: env:GRIPLINE_NOWHERE: environment variable not found",
+        );
+        check_mistake(
+            "[purge.fastly]\ntoken = \"a\\nb\"",
+            "purge.fastly.token: has characters that no token has",
+        );
+        check_mistake(
+            &format!("{fastly}api = \"http://a/b\""),
+            "purge.fastly.api: \"http://a/b\" has a path",
+        );
+    }
+
+    #[test]
+    fn a_token_may_be_in_a_file_and_does_not_show() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("token"), "secret\n").unwrap();
+        let toml = "[purge.fastly]\nservice = \"a1\"\ntoken = \"file:token\"\nsoft = true";
+        let raw = RawConfig::from_toml(toml).unwrap();
+        let purge = raw.check(directory.path()).unwrap().purge.unwrap();
+        let printed = format!("{purge:?}");
+        assert!(!printed.contains("secret"), "{printed}");
+        let PurgeTarget::Fastly(fastly) = purge.target else {
+            panic!("{printed}");
+        };
+        assert_eq!(fastly.token.value(), "secret");
+        assert_eq!(fastly.api.to_string(), "https://api.fastly.com");
+        assert_eq!(fastly.mode, grip::cache::PurgeMode::Soft);
+    }
+
+    #[test]
+    fn purges_are_repeated_and_limited_unless_it_is_said_otherwise() {
+        let edge = "[purge]\nedge = \"http://a\"\nkey = \"b\"\n";
+        let purge = |settings: &str| check(&format!("{edge}{settings}")).unwrap().purge.unwrap();
+        let usual = purge("");
+        assert_eq!(usual.repurge_after, Some(Duration::from_secs(2)));
+        let rate = usual
+            .rate
+            .map(|rate| (rate.per_second.get(), rate.burst.get()));
+        assert_eq!(rate, Some((20, 256)));
+        let other = purge("repurge_after = \"0s\"\nper_second = 0");
+        assert_eq!((other.repurge_after, other.rate), (None, None));
+    }
+
+    #[test]
+    fn mistakes_in_channel_rules_say_where_they_are() {
+        let rule = |settings: &str| format!("[[channels]]\npattern = \"a\"\n{settings}");
+        check_mistake("[[channels]]", "channels[0].pattern: is missing");
+        check_mistake(
+            "[[channels]]\npattern = \"\"",
+            "channels[0].pattern: is empty; give a channel's name, or * for all",
+        );
+        check_mistake(
+            &rule("pace = \"fast\""),
+            "channels[0].pace: \"fast\" is no duration",
+        );
+        check_mistake(
+            &rule("pace = \"0s\""),
+            "channels[0].pace: \"0s\" is no time at all",
+        );
+        check_mistake(
+            &rule("deadline = \"0s\""),
+            "channels[0].deadline: \"0s\" is no time at all",
+        );
+        check_mistake(
+            &rule("pace = \"1s\"\nkeep = \"some\""),
+            "channels[0].keep: \"some\" is not known; give latest or all",
+        );
+        check_mistake(
+            &rule("keep = \"all\""),
+            "channels[0].keep: needs pace beside it",
+        );
+        check_mistake(
+            &rule("purge = true"),
+            "channels[0].purge: says true, but nothing says what to purge; give [purge] too",
+        );
+        let second = format!("{}[[channels]]", rule(""));
+        check_mistake(&second, "channels[1].pattern: is missing");
     }
 
     #[track_caller]

@@ -57,6 +57,9 @@ pub struct RawConfig {
     /// Bounds on input.
     #[serde(default)]
     pub limits: RawLimits,
+    /// What is done with the items of channels.
+    #[serde(default)]
+    pub channels: Vec<RawChannelRule>,
     /// The edge to purge, if any.
     pub purge: Option<RawPurge>,
 }
@@ -181,6 +184,44 @@ pub struct RawPurge {
     /// Whether items are preceded by a purge unless they say otherwise.
     pub default: Option<bool>,
     /// Longest wait for the edge.
+    pub deadline: Option<String>,
+    /// When a channel is purged once more.
+    pub repurge_after: Option<String>,
+    /// Channels purged in a second.
+    pub per_second: Option<u32>,
+    /// Channels purged at once.
+    pub burst: Option<u32>,
+    /// The CDN's own interface, in place of the edge.
+    pub fastly: Option<RawFastly>,
+}
+
+/// `[purge.fastly]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawFastly {
+    /// The service's id.
+    pub service: Option<String>,
+    /// The account's token.
+    pub token: Option<String>,
+    /// Where the interface is.
+    pub api: Option<String>,
+    /// Whether what is purged becomes stale only.
+    pub soft: Option<bool>,
+}
+
+/// An entry of `[[channels]]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawChannelRule {
+    /// Which channels it is for.
+    pub pattern: Option<String>,
+    /// Whether items are preceded by a purge unless they say otherwise.
+    pub purge: Option<bool>,
+    /// How long items wait after another.
+    pub pace: Option<String>,
+    /// What becomes of items that wait.
+    pub keep: Option<String>,
+    /// Longest wait for a purge.
     pub deadline: Option<String>,
 }
 

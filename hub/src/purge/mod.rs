@@ -1,29 +1,35 @@
-//! Purge with publish: items wait until the edge has forgotten their channel.
+//! Purge with publish: items wait until the edge has forgotten their channel, and for each other.
 //!
 //! [`Publisher`] is the way of every item to the broker. The order of things is decided by
-//! [`Pace`]; this part only carries it out. The CDN's own purge interface belongs in a file beside
-//! `edge`.
+//! [`Pace`]; this part only carries it out: `target` sends purges, `edge` and `fastly` write them.
 
 mod edge;
+mod fastly;
+mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use grip::publish::Item;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
-use crate::broker::pace::Pace;
+use crate::broker::pace::{Pace, PurgeResult, Purging, Settings};
 use crate::broker::{BrokerHandle, Ticket};
-use crate::config;
+use crate::config::Config;
 use crate::counters::Counters;
+use crate::life::{Life, draining};
 use crate::upstream::{TlsConfig, Upstream};
-use edge::Edge;
+use target::{PurgeError, Target};
 
 /// Publish requests that may wait for the purger; then publishers wait.
 const INTAKE: usize = 256;
-/// Items that may wait for purges; then publishers wait.
-const MAX_WAITING: usize = 100_000;
+/// How long purges go on that no item waits for when everything else has ended.
+const LAST_PURGES: Duration = Duration::from_secs(5);
+/// How often the age of what waits is shown.
+const AGE_BEAT: Duration = Duration::from_millis(250);
 
 /// The way of published items to the broker.
 #[derive(Debug, Clone)]
@@ -31,15 +37,16 @@ pub(crate) enum Publisher {
     /// At once.
     Direct(BrokerHandle),
     /// Past the purger.
-    Purging {
+    Pacing {
         intake: mpsc::Sender<(Vec<Item>, Arc<Ticket>)>,
         broker: BrokerHandle,
     },
 }
 
 impl Publisher {
-    /// Publishes items in their order. Returns when the broker has given each its place, which with
-    /// purges is after the edge has answered: how many connections the items matched, added up.
+    /// Publishes items in their order. Returns when the broker has given each its place, or knows
+    /// that it waits for the end of a window: how many connections the items matched, added up,
+    /// without those that wait. With purges, it returns after the edge has answered.
     ///
     /// Cancel safe only in that nothing is published twice; what was queued is published.
     pub(crate) async fn publish(&self, items: Vec<Item>) -> usize {
@@ -51,7 +58,7 @@ impl Publisher {
                 }
                 drop(ticket);
             }
-            Self::Purging { intake, .. } => {
+            Self::Pacing { intake, .. } => {
                 // Fails only when the purger is gone, and then nothing matched.
                 let _ = intake.send((items, ticket)).await;
             }
@@ -61,75 +68,224 @@ impl Publisher {
 
     /// Makes every held client ask the origin what it has missed. Waits for no purge.
     pub(crate) async fn recover(&self) {
-        let (Self::Direct(broker) | Self::Purging { broker, .. }) = self;
+        let (Self::Direct(broker) | Self::Pacing { broker, .. }) = self;
         broker.recover().await;
     }
 }
 
-/// Starts the purger on this runtime. It ends when every [`Publisher`] is gone and no item waits.
-pub(crate) fn spawn(
-    config: &config::Purge,
-    tls: Arc<TlsConfig>,
-    broker: BrokerHandle,
-    counters: Arc<Counters>,
-) -> (Publisher, JoinHandle<()>) {
-    let upstream = Upstream::new(tls, Arc::clone(&counters));
+/// What the purger needs besides its settings.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) tls: Arc<TlsConfig>,
+    pub(crate) broker: BrokerHandle,
+    /// The runtime's own.
+    pub(crate) counters: Arc<Counters>,
+    /// When to let the shards go; `None` if items are published at once.
+    pub(crate) let_go: Option<LetGo>,
+}
+
+/// Has the shards drain after the purger: what waits here is for the clients that they hold.
+#[derive(Debug)]
+pub(crate) struct LetGo {
+    /// Draining when what waits is to go out at once.
+    pub(crate) life: watch::Receiver<Life>,
+    pub(crate) shards: watch::Sender<Life>,
+}
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        // A purger that ended for another reason leaves the shards alone.
+        if *self.life.borrow() == Life::Draining {
+            self.shards.send_replace(Life::Draining);
+        }
+    }
+}
+
+/// Whether items go past the purger at all.
+pub(crate) fn is_needed(config: &Config) -> bool {
+    config.purge.is_some() || config.channels.iter().any(|rule| rule.pace.is_some())
+}
+
+/// Starts the purger on this runtime, if it is needed. It ends when every [`Publisher`] is gone and
+/// no item waits.
+pub(crate) fn spawn(config: &Config, parts: Parts) -> (Publisher, Option<JoinHandle<()>>) {
+    let Some(let_go) = parts.let_go else {
+        return (Publisher::Direct(parts.broker), None);
+    };
+    let target = config.purge.as_ref().map(|purge| {
+        let upstream = Upstream::new(parts.tls, Arc::clone(&parts.counters));
+        Target::new(&purge.target, upstream)
+    });
     let (sender, intake) = mpsc::channel(INTAKE);
-    let purger = Purger {
-        pace: Pace::new(config.default),
-        edge: Edge::new(config, upstream),
-        broker: broker.clone(),
-        counters,
-    };
-    let task = tokio::spawn(purger.run(intake));
-    let publisher = Publisher::Purging {
+    let publisher = Publisher::Pacing {
         intake: sender,
-        broker,
+        broker: parts.broker.clone(),
     };
-    (publisher, task)
+    let purger = Purger {
+        pace: Pace::new(Settings {
+            rules: Arc::clone(&config.channels),
+            purging: config.purge.as_ref().map(Purging::from),
+        }),
+        target,
+        broker: parts.broker,
+        counters: parts.counters,
+        intake,
+        end: End::Open,
+        flushed: None,
+        let_go: Some(let_go),
+    };
+    (publisher, Some(tokio::spawn(purger.run())))
 }
 
 #[derive(Debug)]
 struct Purger {
     pace: Pace<Arc<Ticket>>,
-    edge: Edge,
+    /// `None` if nothing is ever purged.
+    target: Option<Target>,
     broker: BrokerHandle,
     counters: Arc<Counters>,
+    intake: mpsc::Receiver<(Vec<Item>, Arc<Ticket>)>,
+    end: End,
+    /// When the hub began to shut down. Since then nothing waits for a window.
+    flushed: Option<Instant>,
+    /// Dropped when what came before that is out.
+    let_go: Option<LetGo>,
+}
+
+/// Whether there are publishers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    /// All have left; purges that no item waits for go on until then.
+    Closed(Instant),
 }
 
 impl Purger {
-    async fn run(mut self, mut intake: mpsc::Receiver<(Vec<Item>, Arc<Ticket>)>) {
+    async fn run(mut self) {
         let mut running = std::pin::pin!(Fuse::terminated());
-        let mut is_open = true;
-        while is_open || !self.pace.is_idle() {
-            while let Some((item, ticket)) = self.pace.next_ready() {
-                self.broker.publish(item, ticket).await;
+        loop {
+            self.pace.handle_timeout(now());
+            self.send_ready().await;
+            if let Some(target) = &self.target
+                && let Some(order) = self.pace.next_purge(now())
+            {
+                self.counters.purge_requests.increment();
+                running.set(target.purge(order.channels, order.timeout).fuse());
             }
-            if let Some(channels) = self.pace.next_purge() {
-                let purge = self.edge.purge(channels);
-                running.set(purge.fuse());
+            self.show();
+            if self.has_ended() {
+                return;
             }
+            let next = self.next_look();
             tokio::select! {
-                result = &mut running, if !running.is_terminated() => {
-                    match result {
-                        Ok(channels) => self.counters.purges.add(channels),
-                        Err(error) => {
-                            self.counters.purge_errors.increment();
-                            tracing::warn!(%error, "purge failed; publishing all the same");
-                        }
-                    }
-                    self.pace.handle_purged();
+                result = &mut running, if !running.is_terminated() => self.handle_purged(result),
+                batch = self.intake.recv(), if self.end == End::Open && !self.pace.is_full() => {
+                    self.take_in(batch);
                 }
-                batch = intake.recv(), if is_open && self.pace.len() < MAX_WAITING => match batch {
-                    Some((items, ticket)) => {
-                        for item in items {
-                            self.pace.publish(item, Arc::clone(&ticket));
-                        }
-                    }
-                    None => is_open = false,
-                },
-                else => {}
+                () = hub_drains(self.let_go.as_mut()), if self.flushed.is_none() => {
+                    self.flushed = Some(Instant::now());
+                    self.pace.flush(now());
+                }
+                () = sleep_until(next) => {}
             }
         }
     }
+
+    fn take_in(&mut self, batch: Option<(Vec<Item>, Arc<Ticket>)>) {
+        let Some((items, ticket)) = batch else {
+            self.end = End::Closed(Instant::now() + LAST_PURGES);
+            return;
+        };
+        let now = now();
+        for item in items {
+            self.pace.publish(item, Arc::clone(&ticket), now);
+        }
+    }
+
+    /// Hands over what may go out; and if nothing is left of what waited when the hub began to shut
+    /// down, lets the shards go.
+    async fn send_ready(&mut self) {
+        while let Some((item, ticket)) = self.pace.next_ready() {
+            // Whoever published an item that waited has its answer already.
+            let ticket = ticket.unwrap_or_else(|| Ticket::new().0);
+            self.broker.publish(item, ticket).await;
+        }
+        if let Some(flushed) = self.flushed
+            && self.let_go.is_some()
+            && self.pace.oldest().is_none_or(|at| at > flushed.into_std())
+        {
+            self.broker.caught_up().await;
+            self.let_go = None;
+        }
+    }
+
+    fn handle_purged(&mut self, result: Result<(), PurgeError>) {
+        let result = match result {
+            Ok(()) => PurgeResult::Purged,
+            Err(error) => {
+                self.counters.purge_errors.increment();
+                tracing::warn!(%error, "purge failed; publishing all the same");
+                PurgeResult::Failed {
+                    retry_after: error.retry_after(),
+                }
+            }
+        };
+        self.pace.handle_purged(result, now());
+    }
+
+    fn has_ended(&self) -> bool {
+        match self.end {
+            End::Open => false,
+            End::Closed(last) => {
+                self.pace.is_idle() || (self.pace.len() == 0 && Instant::now() >= last)
+            }
+        }
+    }
+
+    /// When something is to be done or shown although nothing happens.
+    fn next_look(&self) -> Instant {
+        let beat = Instant::now() + AGE_BEAT;
+        match (self.pace.poll_timeout().map(Instant::from_std), self.end) {
+            (Some(timeout), _) if timeout < beat => timeout,
+            // Nothing that is shown changes by itself.
+            (timeout, End::Open) if self.pace.len() == 0 => {
+                timeout.unwrap_or(beat + Duration::from_hours(1))
+            }
+            _ => beat,
+        }
+    }
+
+    fn show(&self) {
+        let tally = self.pace.tally();
+        let age = self
+            .pace
+            .oldest()
+            .map_or(Duration::ZERO, |at| now().saturating_duration_since(at));
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let counters = &self.counters;
+        for (counter, value) in [
+            (&counters.purges, tally.purges),
+            (&counters.second_purges, tally.second_purges),
+            (&counters.purge_retries, tally.retries),
+            (&counters.purges_given_up, tally.given_up),
+            (&counters.unpurged_items, tally.unpurged),
+            (&counters.coalesced_items, tally.coalesced),
+            (&counters.waiting_items, self.pace.len() as u64),
+            (&counters.oldest_waiting, age),
+        ] {
+            counter.set(value);
+        }
+    }
+}
+
+/// Waits until the hub begins to shut down.
+async fn hub_drains(let_go: Option<&mut LetGo>) {
+    match let_go {
+        Some(let_go) => draining(&mut let_go.life).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }

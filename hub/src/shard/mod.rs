@@ -279,7 +279,14 @@ impl Shard {
             }
             Event::Deadline => self.engine.handle_timeout(now),
             Event::TaskEnded => {}
-            Event::Drain => self.begin_drain(),
+            Event::Drain => {
+                // What was published before is for those who are held until now.
+                for _ in 0..self.mailbox.len() {
+                    self.commands.extend(self.mailbox.try_recv().ok());
+                }
+                self.handle(Event::Commands);
+                self.begin_drain();
+            }
             Event::DrainBeat => self.beat_drain(),
         }
     }
