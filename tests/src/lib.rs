@@ -23,6 +23,7 @@ pub mod message;
 pub mod native;
 pub mod origin;
 pub mod program;
+pub mod purge_api;
 pub mod released;
 pub mod routes;
 pub mod tls;
