@@ -198,10 +198,9 @@ impl Shared {
     async fn forget(&self, purge: &Purge) {
         if let Some(addr) = self.edge {
             let body = json!({"keys": purge.keys, "soft": purge.is_soft}).to_string();
-            edge::purge(addr, &body).await.check(
-                200,
-                &format!("{{\"purged\":{}}}\n", purge.keys.len()),
-            );
+            edge::purge(addr, &body)
+                .await
+                .check(200, &format!("{{\"purged\":{}}}\n", purge.keys.len()));
         }
     }
 }

@@ -63,7 +63,7 @@ async fn the_origin_may_say_that_nothing_has_changed() {
     ] {
         let fields: Vec<String> = SHORT.iter().map(ToString::to_string).collect();
         chain.origin.serve_with(path, move |request| {
-            let fields = [&fields[..], &[validator.clone()]].concat();
+            let fields = [&fields[..], std::slice::from_ref(&validator)].concat();
             let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
             unchanged(request, &fields)
         });

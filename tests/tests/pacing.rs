@@ -113,7 +113,10 @@ async fn the_last_item_comes_with_the_end_of_the_window() {
     publish_hundred(&hub, "updates").await;
     let content = client.content_until("\n99\n").await;
     assert!(content.starts_with("0\n"), "{content}");
-    let numbers: Vec<u32> = content.lines().map(|line| line.parse().expect(line)).collect();
+    let numbers: Vec<u32> = content
+        .lines()
+        .map(|line| line.parse().expect(line))
+        .collect();
     assert!(numbers.is_sorted(), "{content}");
     assert_eq!(hub.metric("gripline_waiting_items").await, 0);
     assert_eq!(hub.metric("gripline_oldest_waiting_milliseconds").await, 0);
@@ -300,7 +303,10 @@ async fn an_answer_that_was_being_fetched_during_a_purge_does_not_stay() {
     let (_client, ()) = tokio::join!(fetching, publishing);
     let mut next = chain.open("/stream").await;
     next.stream_begins("old\n").await;
-    chain.hub.until_metric("gripline_second_purges_total", 1).await;
+    chain
+        .hub
+        .until_metric("gripline_second_purges_total", 1)
+        .await;
     let mut next = chain.open("/stream").await;
     next.stream_begins("new\n").await;
 }

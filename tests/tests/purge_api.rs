@@ -1,10 +1,10 @@
 //! Purges by the CDN's own interface, with a stand-in for it.
 
 use e2e::client::{self, Client};
+use e2e::edge;
 use e2e::hub::{Hub, config};
 use e2e::origin::{Answer, Origin};
 use e2e::purge_api::{Purge, PurgeApi, SERVICE, TOKEN};
-use e2e::edge;
 use gripline_hub::config::{RawFastly, RawPurge};
 use serde_json::{Value, json};
 
@@ -51,7 +51,10 @@ async fn one_channel_is_named_in_the_path_and_several_in_the_body() {
     assert_eq!(api.purges()[1..], [purge(&["gl-ch:a%20b"], true, false)]);
     let item = |channel: &str| json!({"channel": channel, "http-stream": {"content": ""}});
     hub.publish(json!([item("a"), item("b"), item("a")])).await;
-    assert_eq!(api.purges()[2..], [purge(&["gl-ch:a", "gl-ch:b"], true, false)]);
+    assert_eq!(
+        api.purges()[2..],
+        [purge(&["gl-ch:a", "gl-ch:b"], true, false)]
+    );
     assert_eq!(api.refused(), [""; 0]);
     assert_eq!(hub.metric("gripline_purges_total").await, 4);
     assert_eq!(hub.metric("gripline_purge_requests_total").await, 3);
