@@ -46,6 +46,11 @@ pub(super) enum ConnectError {
     Timeout(Duration),
 }
 
+/// A silent origin is asked whether it is there, and how often before it is taken for gone.
+const VANISHED_AFTER: Duration = Duration::from_mins(1);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_RETRIES: u32 = 4;
+
 /// Opens connections to one endpoint, whatever URI it is called with.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
@@ -64,6 +69,10 @@ impl Connector {
     ) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(Resolver::new(endpoint, reach));
         tcp.set_nodelay(true);
+        // An origin that vanished without a word is found out, also where nobody speaks.
+        tcp.set_keepalive(Some(VANISHED_AFTER));
+        tcp.set_keepalive_interval(Some(KEEP_ALIVE_INTERVAL));
+        tcp.set_keepalive_retries(Some(KEEP_ALIVE_RETRIES));
         // Divides the time among the addresses, so that one that is silent leaves some for others.
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let tls = match &endpoint.security {

@@ -2,15 +2,16 @@
 
 use http::Method;
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, FORWARDED,
-    HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, PRAGMA, RANGE, UPGRADE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, EXPECT, FORWARDED, HeaderMap,
+    HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PRAGMA,
+    RANGE, UPGRADE,
 };
 
 use super::directives::Directives;
 use super::keys::{self, MAX_CACHE_KEY};
 use super::{LastEventId, Policy};
 use crate::fields::{self, GRIP_LAST, GRIPLINE_HOST, GRIPLINE_SIG};
+use crate::websocket::event;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -150,7 +151,7 @@ pub fn classify(
             _ => {}
         }
     }
-    if is_websocket_over_http(headers) {
+    if event::is_events(headers) {
         return RequestKind::WebSocketOverHttp;
     }
     if *method == Method::GET && is_websocket_upgrade(headers) {
@@ -202,16 +203,6 @@ pub fn next_hop(headers: &HeaderMap) -> Option<u8> {
         Some(value) => value.to_str().ok()?.parse::<u8>().ok()?,
     };
     (passed < MAX_HOPS).then(|| passed + 1)
-}
-
-fn is_websocket_over_http(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
-        media_type.is_some_and(|text| {
-            text.trim_ascii()
-                .eq_ignore_ascii_case(b"application/websocket-events")
-        })
-    })
 }
 
 fn is_websocket_upgrade(headers: &HeaderMap) -> bool {

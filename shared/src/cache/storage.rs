@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE,
-    EXPIRES, HeaderMap, HeaderName, SET_COOKIE, TRAILER, VARY,
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, EXPIRES, HeaderMap,
+    HeaderName, SET_COOKIE, TRAILER, VARY,
 };
 
 use super::directives::{Directives, http_date};
@@ -12,6 +12,7 @@ use crate::Limits;
 use crate::UnixTime;
 use crate::fields::GRIP_HOLD;
 use crate::instruct::{self, Instruct};
+use crate::websocket::event;
 
 pub(super) const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 pub(super) const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
@@ -213,11 +214,6 @@ fn check_headers(headers: &HeaderMap, policy: &Policy) -> Result<(), NotStored> 
     let is_encoded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
-    let is_events = headers.get(CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .starts_with(b"application/websocket-events")
-    });
     if headers.contains_key(SET_COOKIE) {
         Err(NotStored::SetCookie)
     } else if headers.contains_key(CONTENT_RANGE) {
@@ -226,7 +222,7 @@ fn check_headers(headers: &HeaderMap, policy: &Policy) -> Result<(), NotStored> 
         Err(NotStored::Trailers)
     } else if is_encoded {
         Err(NotStored::Encoding)
-    } else if is_events {
+    } else if event::is_events(headers) {
         Err(NotStored::WebSocketEvents)
     } else if instruct::has_instruct_type(headers) {
         Err(NotStored::InstructBody)

@@ -153,9 +153,14 @@ fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
 }
 
 /// Whether a message's body is of events, by its `Content-Type`; parameters don't count.
+///
+/// Of several lines, or types in one line, one is enough: who reads the last of them must not be
+/// told something else than who reads the first.
 pub fn is_events(headers: &HeaderMap) -> bool {
-    headers.get(FIELD).is_some_and(|value| {
-        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
+    let lines = headers.get_all(FIELD).iter();
+    let mut types = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    types.any(|value| {
+        let media_type = value.split(|byte| *byte == b';').next();
         let media_type = media_type.unwrap_or_default().trim_ascii();
         media_type.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes())
     })
@@ -260,6 +265,13 @@ mod tests {
             headers.insert(FIELD, value.parse().unwrap());
             assert_eq!(is_events(&headers), expected, "{value}");
         }
+        headers.append(FIELD, CONTENT_TYPE.parse().unwrap());
+        assert!(is_events(&headers), "the last of two lines");
+        headers.insert(
+            FIELD,
+            format!("text/plain, {CONTENT_TYPE}").parse().unwrap(),
+        );
+        assert!(is_events(&headers), "the last of two types");
     }
 
     #[test]

@@ -80,6 +80,17 @@ impl AnswerFields {
             accepted: text(&ACCEPTED).and_then(count),
         }
     }
+
+    /// These behind those of an earlier answer, as far as they still hold.
+    #[must_use]
+    pub fn after(mut self, earlier: Self) -> Self {
+        self.keep_alive = self.keep_alive.or(earlier.keep_alive);
+        let is_set = |name: &HeaderName| self.set_meta.iter().any(|(set, _)| set == name);
+        let mut set_meta = earlier.set_meta;
+        set_meta.retain(|(name, _)| !is_set(name));
+        set_meta.append(&mut self.set_meta);
+        Self { set_meta, ..self }
+    }
 }
 
 /// A number; one that is too large is as large as can be.
@@ -95,7 +106,9 @@ fn set_meta((name, value): (&HeaderName, &HeaderValue)) -> Option<(HeaderName, H
         return None;
     }
     let name = HeaderName::try_from(format!("meta-{item}")).ok()?;
-    Some((name, value.clone()))
+    // A copy: the value as it came keeps the whole answer's head in memory.
+    let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+    Some((name, value))
 }
 
 /// One request for the origin.

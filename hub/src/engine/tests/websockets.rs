@@ -711,6 +711,22 @@ fn the_test_origin_sends_back_what_comes() {
     assert_eq!(bench.frames(key), ["Text x"]);
 }
 
+/// A client says which channels: it may say one twice.
+#[test]
+fn a_channel_of_the_test_origin_is_joined_once() {
+    let mut bench = Bench::new();
+    let channels = ["test", "test"].map(ChannelName::new).to_vec();
+    let key = bench.websocket_as("* test,sub=test", None, OriginStart::Test(channels));
+    bench.engine.handle_gone(key, bench.now);
+    let attached = bench.outputs();
+    let count = |what: &str| attached.iter().filter(|output| *output == what).count();
+    assert_eq!(
+        (count("attach test"), count("detach test")),
+        (1, 1),
+        "{attached:?}"
+    );
+}
+
 const DETACH: &str = "TEXT 13\r\nc:{\"type\":\"detach\"}\r\n";
 
 #[test]

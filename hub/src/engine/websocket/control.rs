@@ -96,7 +96,9 @@ impl Engine {
         name: ChannelName,
         filters: Box<[Filter]>,
     ) {
-        if let Some(channel) = self.full_name(key, &name) {
+        if let Some(channel) = self.full_name(key, &name)
+            && !self.replace_filters(key, &channel, &filters)
+        {
             self.join_as(key, channel, name, filters);
         }
     }

@@ -599,8 +599,9 @@ impl Engine {
             return false;
         };
         let is_over = is_empty && socket.talk == Talk::Ended;
+        // No more of it waits than there is.
+        socket.relayed = socket.relayed.min(connection.outbox.pending_bytes());
         if is_empty {
-            socket.relayed = 0;
             front.care = Care::Never;
         }
         if is_over {

@@ -94,8 +94,13 @@ impl Proxy {
                 meta.append(name.clone(), value.clone());
             }
             match self.exchange_events(&handshake, request, meta).await {
-                // Whatever it says, nobody is there to hear it.
-                Ok((fields, body)) => drop(over_http.handle_answer(&fields, &body, now())),
+                // Whatever it says, nobody is there to hear it; but what makes no sense is no
+                // answer, and would be asked for again and again.
+                Ok((fields, body)) => {
+                    if over_http.handle_answer(&fields, &body, now()).is_err() {
+                        over_http.handle_failed();
+                    }
+                }
                 Err(ExchangeError::Unsent(_)) => {
                     if over_http.handle_unsent(now(), jitter()).is_err() {
                         return;

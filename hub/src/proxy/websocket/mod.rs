@@ -90,6 +90,8 @@ enum Broken {
     Field(http::HeaderName),
     #[error("the WebSocket was lost at once: {0}")]
     Upgrade(#[from] hyper::Error),
+    #[error("it takes too long")]
+    Slow,
     #[error("the hub ends")]
     End,
 }

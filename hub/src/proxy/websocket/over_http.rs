@@ -37,6 +37,8 @@ const MAX_EVENTS: usize = 1_000_000;
 const MAX_REJECTION: usize = 100_000;
 /// How long an exchange of events may take. Origins may make clients wait for their answer.
 const MAX_EXCHANGE: Duration = Duration::from_mins(30);
+/// How long an origin may take to open a WebSocket whose client is gone.
+const AFTER_CLIENT: Duration = Duration::from_mins(1);
 
 const CONNECTION_ID: HeaderName = HeaderName::from_static("connection-id");
 const CONTENT_BYTES_REPLAYED: HeaderName = HeaderName::from_static("content-bytes-replayed");
@@ -45,8 +47,8 @@ const EVENTS: HeaderValue = HeaderValue::from_static(event::CONTENT_TYPE);
 /// What came of asking once.
 enum Asked {
     Replied(Reply),
-    /// Ask again after this time.
-    Later(Duration),
+    /// Ask again after this time, with what the answer said.
+    Later(Duration, Box<AnswerFields>),
 }
 
 impl Proxy {
@@ -143,30 +145,42 @@ impl Proxy {
         self: &Rc<Self>,
         handshake: &Arc<Handshake>,
     ) -> Result<Reply, OpenError> {
+        let mut earlier = AnswerFields::default();
         loop {
-            let (told, reply) = oneshot::channel();
+            let (mut told, reply) = oneshot::channel();
             let (this, handshake) = (Rc::clone(self), Arc::clone(handshake));
             tokio::task::spawn_local(async move {
+                let opened = tokio::select! {
+                    opened = time::timeout(MAX_EXCHANGE, this.open_once(&handshake, earlier)) => opened,
+                    () = was_given_up(&mut told) => return,
+                };
                 // What nobody waits for is dropped, and with it its farewell, which is said then.
-                let _ = told.send(this.open_once(&handshake).await);
+                let _ = told.send(opened.unwrap_or(Err(Broken::Slow.into())));
             });
             match reply.await.unwrap_or(Err(Broken::End.into()))? {
                 Asked::Replied(reply) => return Ok(reply),
-                Asked::Later(pause) => time::sleep(pause).await,
+                Asked::Later(pause, fields) => {
+                    time::sleep(pause).await;
+                    earlier = *fields;
+                }
             }
         }
     }
 
-    async fn open_once(self: &Rc<Self>, handshake: &Arc<Handshake>) -> Result<Asked, OpenError> {
+    /// `earlier` is what the origin said when it had the hub ask later.
+    async fn open_once(
+        self: &Rc<Self>,
+        handshake: &Arc<Handshake>,
+        earlier: AnswerFields,
+    ) -> Result<Asked, OpenError> {
         let mut body = Vec::new();
         Event::Open.encode(&mut body);
         let request = over_http::Request {
             body: body.into(),
             replayed: 0,
         };
-        let response = self
-            .send_events(handshake, request, HeaderMap::new())
-            .await?;
+        let meta = meta(&earlier);
+        let response = self.send_events(handshake, request, meta).await?;
         if response.status() != StatusCode::OK || !event::is_events(response.headers()) {
             let rejection = read_rejection(response).await?;
             return Ok(Asked::Replied(Reply::Rejected(Box::new(rejection))));
@@ -174,13 +188,13 @@ impl Proxy {
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_EVENTS).collect().await;
         let body = body.map_err(|_| Broken::Body)?.to_bytes();
-        let fields = AnswerFields::of(&parts.headers);
+        let fields = AnswerFields::of(&parts.headers).after(earlier);
         let mut events = match first_events(&fields, &body)? {
             First::Opened(events) => events,
-            First::Later(pause) => return Ok(Asked::Later(pause)),
+            First::Later(pause) => return Ok(Asked::Later(pause, Box::new(fields))),
         };
         events.shrink_to_fit();
-        let farewell = self.farewell(handshake, AnswerFields::of(&parts.headers));
+        let farewell = self.farewell(handshake, fields.clone());
         Ok(Asked::Replied(Reply::Accepted(Box::new(Accepted {
             headers: parts.headers,
             origin: OriginStart::OverHttp { fields, events },
@@ -188,6 +202,25 @@ impl Proxy {
             farewell: Some(farewell),
         }))))
     }
+}
+
+/// Waits until an origin that was asked on behalf of a client that is gone had time enough.
+async fn was_given_up<T>(told: &mut oneshot::Sender<T>) {
+    told.closed().await;
+    time::sleep(AFTER_CLIENT).await;
+}
+
+/// What the origin wants to have back.
+fn meta(fields: &AnswerFields) -> HeaderMap {
+    let mut meta = HeaderMap::new();
+    for (name, value) in &fields.set_meta {
+        if value.is_empty() {
+            meta.remove(name);
+        } else {
+            meta.insert(name, value.clone());
+        }
+    }
+    meta
 }
 
 /// What the first answer says.

@@ -325,6 +325,28 @@ async fn the_origin_of_a_client_that_left_is_told_so() {
     .await;
 }
 
+/// It is no reason to say it again.
+#[tokio::test]
+async fn a_farewell_that_is_answered_with_nonsense_was_said() {
+    local(async {
+        let mut origin = Origin::start().await;
+        let proxy = proxy("* 127.0.0.1:PORT,over_http", origin.port);
+        for _ in 0..2 {
+            let this = Rc::clone(&proxy);
+            let client = tokio::task::spawn_local(async move { this.handle(handshake(&[])).await });
+            let open = origin.asked().await;
+            assert_eq!(open.body, "OPEN\r\n");
+            client.abort();
+            assert!(client.await.unwrap_err().is_cancelled());
+            open.answer(OPENED);
+            let last = origin.asked().await;
+            assert_eq!(last.body, "DISCONNECT\r\n");
+            last.answer(OPENED);
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_hold_that_nobody_takes_over_is_told_to_the_origin() {
     local(async {
