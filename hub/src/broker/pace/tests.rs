@@ -206,6 +206,7 @@ fn the_first_item_goes_at_once_and_the_newest_of_the_others_at_the_windows_end()
     assert_eq!(bench.pace.tally().coalesced, 2);
     // The flush has opened a window as well.
     bench.publish(&["l5"]);
+    bench.purges("");
     bench.pass(SECOND);
     bench.purges("l");
     bench.purged(PurgeResult::Purged, "l5");
