@@ -22,6 +22,7 @@ pub mod hub;
 pub mod message;
 pub mod native;
 pub mod origin;
+pub mod outage;
 pub mod program;
 pub mod purge_api;
 pub mod released;

@@ -331,6 +331,15 @@ impl Origin {
         let _ = (&mut self.server).await;
         self.refuser = Refuser::at(self.addr).ok();
     }
+
+    /// Listens again where it did, without TLS, with the same answers.
+    pub async fn start_again(&mut self) {
+        self.refuser = None;
+        // Binds with `SO_REUSEADDR`: connections from before may linger.
+        let listener = TcpListener::bind(self.addr).await;
+        let listener = listener.expect("nobody has taken the port");
+        self.server = tokio::spawn(accept(listener, None, Arc::clone(&self.shared)));
+    }
 }
 
 impl Drop for Origin {

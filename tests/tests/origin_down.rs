@@ -1,8 +1,11 @@
 //! While the origin fails, the edge goes on with what it has, instructions included.
 
+use std::time::Duration;
+
 use e2e::chain::Chain;
 use e2e::client::{self, Client};
 use e2e::origin::Answer;
+use e2e::outage::{self, Plan};
 use serde_json::json;
 
 const STREAM: [&str; 3] = [
@@ -105,4 +108,26 @@ async fn with_nothing_stored_the_client_is_told_and_the_origin_left_alone() {
             .await
             .check(502, "Error while proxying to origin.\n");
     }
+}
+
+/// The bench `outage` shows the same for a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_those_who_come_during_an_outage_all_are_served_and_hear_everything() {
+    let plan = Plan {
+        before: Duration::from_secs(1),
+        outage: Duration::from_secs(4),
+        after: Duration::from_secs(2),
+    };
+    let report = outage::run(plan).await;
+    for part in [&report.before, &report.outage, &report.after] {
+        assert_eq!(part.pages_served, part.pages, "{report:?}");
+        assert_eq!(part.streams_served, part.streams, "{report:?}");
+    }
+    assert_eq!((report.outage.pages, report.outage.streams), (100, 100));
+    assert_eq!(report.delivered, report.due, "{report:?}");
+    assert!(report.due > 0, "{report:?}");
+    assert_eq!(report.outage.requests, [0; 4], "{report:?}");
+    // It is asked again, and by far fewer than those who come.
+    let after: usize = report.after.requests.iter().sum();
+    assert!((1..100).contains(&after), "{report:?}");
 }
