@@ -92,7 +92,7 @@ impl Edge {
                 fallback: None,
             },
             (Step::Failing, _) => self.backup(channel, now),
-            (Step::Pass | Step::Deliver | Step::DeliverStale, _) => Visit::Pass,
+            (Step::Pass | Step::Plain | Step::Deliver | Step::DeliverStale, _) => Visit::Pass,
         };
         if matches!(visit, Visit::Fetch { .. }) {
             self.fetching.push(lookup.key);
