@@ -47,6 +47,11 @@ where
     }
 }
 
+/// Bytes that may come on one stream before they are read, and on all of a connection's: several
+/// streams may stand still before they keep the others from being heard.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
+
 /// What requests of a connection need.
 #[derive(Debug, Clone)]
 struct Service {
@@ -67,6 +72,10 @@ impl Connection {
             // For WebSockets; RFC 8441 §3.
             .enable_connect_protocol()
             .max_concurrent_streams(MAX_STREAMS)
+            // A stream that is not read, such as a WebSocket whose origin is slow, must not take all
+            // of the connection's window with it; RFC 9113 §5.2.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(PING_AFTER));

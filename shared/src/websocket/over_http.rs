@@ -267,6 +267,13 @@ impl OverHttp {
         BUFFER.saturating_sub(used)
     }
 
+    /// Whether nothing that waits goes on by itself: the origin has had all of it and left some, and
+    /// will be asked again only with more.
+    pub fn is_stuck(&self) -> bool {
+        let has_news = self.queue.as_ref().is_some_and(|queue| queue.has_news());
+        self.in_flight.is_none() && self.queue.is_some() && !has_news
+    }
+
     /// A whole message of the client, a ping or a pong. Nothing after its close counts.
     pub fn push(&mut self, event: Event) {
         if self.state == State::Open {

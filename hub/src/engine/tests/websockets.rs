@@ -580,6 +580,22 @@ fn what_there_is_no_room_for_waits_and_is_not_lost() {
     assert_eq!(rest[1], "resume");
 }
 
+/// The origin leaves what it was given, and would be asked again with more only.
+#[test]
+fn a_client_for_whose_message_the_origin_makes_no_room_is_closed() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    let message = |length| frames::message(WsMessageKind::Text, &vec![b'x'; length], KEY);
+    bench.sends(key, &message(120_000));
+    bench.outputs();
+    bench.answer_with(key, fields(&[("content-bytes-accepted", "0")]), "");
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.sends(key, &message(100_000));
+    let reason = "no room beside what the origin has left";
+    let expected = format!("Close 1009 {reason}");
+    assert_eq!(bench.frames(key), [&expected, "end"]);
+}
+
 #[test]
 fn a_stopped_client_that_is_closed_is_read_on() {
     let mut bench = Bench::new();

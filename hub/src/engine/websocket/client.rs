@@ -112,6 +112,15 @@ impl Engine {
         } else {
             Flow::Going
         };
+        let is_stopped = socket.flow == Flow::Stopped;
+        if is_stopped && socket.over_http().is_some_and(|it| it.is_stuck()) {
+            // The origin won't be asked before there is more, and there is no room for more.
+            socket.flow = Flow::Going;
+            self.counters.websocket_errors.increment();
+            let reason = "no room beside what the origin has left";
+            self.refuse(key, Close::TOO_LARGE, reason, self.now);
+            return Flow::Going;
+        }
         socket.flow
     }
 
