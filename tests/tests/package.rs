@@ -3,9 +3,12 @@
 //! The platform's own check of a package looks at the names in it only, so here the module is read
 //! for what it wants of its host, and taken out of the package and run.
 
+#![expect(clippy::print_stdout, reason = "size and start are worth a look in CI")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use e2e::origin::{Answer, Origin};
 use e2e::{client, edge};
@@ -76,7 +79,11 @@ async fn the_module_in_the_package_serves_instructions_from_its_cache() {
         "Grip-Channel: updates",
     ];
     origin.serve("/stream", Answer::ok(&fields, "first\n"));
+    let size = std::fs::metadata(&module).expect("there is one").len();
+    let begin = Instant::now();
     let edge = edge::start_module(module, edge::manifest(&origin.url())).await;
+    let start = begin.elapsed();
+    println!("the module has {size} bytes and answers {start:?} after Viceroy was started");
     let health = client::get(edge.addr(), "/.gripline/health", &[]).await;
     health.check(200, "OK\n");
     for cache in ["miss", "hit"] {
