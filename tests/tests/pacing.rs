@@ -179,6 +179,46 @@ async fn a_publisher_is_told_at_once_that_its_item_waits() {
     }
 }
 
+/// Ids that clients have from the origin while their items wait, or are replaced, are known.
+#[tokio::test]
+async fn content_from_the_middle_of_a_window_is_not_taken_for_old() {
+    let rules = [rule("*", FOR_EVER, "latest")];
+    let (origin, mut hub, mut first) = start(&rules, |config| config.purge = None).await;
+    let stream = |id: usize| {
+        let channel = format!("Grip-Channel: updates; prev-id={id}");
+        let link = "Grip-Link: </next>; rel=next; timeout=3600";
+        Answer::ok(&["Grip-Hold: stream", &channel, link], &format!("{id}\n"))
+    };
+    origin.serve("/next", stream(5));
+    let publish = async |id: usize| {
+        let mut item = item("updates", &format!("{id}\n"));
+        item["id"] = json!(id.to_string());
+        item["prev-id"] = json!((id - 1).to_string());
+        hub.publish(json!([item])).await;
+    };
+    publish(1).await;
+    first.receives("1\n").await;
+    for id in 2..=4 {
+        publish(id).await;
+    }
+    let mut clients = Vec::new();
+    for id in [1, 2, 3] {
+        origin.serve("/stream", stream(id));
+        let mut client = Client::get(hub.addr(), "/stream", &[]).await;
+        client.stream_begins(&format!("{id}\n")).await;
+        clients.push(client);
+    }
+    hub.shut_down();
+    for mut client in clients {
+        client.receives_next("4\n").await;
+        client.ends().await;
+    }
+    assert_eq!(origin.count("/next"), 0);
+    first.receives_next("4\n").await;
+    first.ends().await;
+    hub.ended().await;
+}
+
 /// Sent at once, an item that closes would cut off what came before it.
 #[tokio::test]
 async fn a_close_stays_behind_what_came_before_it() {

@@ -15,6 +15,9 @@ use crate::mailbox::{Attachment, Command, Conflict, ConnectionKey, Sequence, Seq
 /// From a channel's first subscription to the update of who is on it then.
 const UPDATE_AFTER: Duration = Duration::from_secs(1);
 
+/// Ids of waiting items that are remembered for a channel; clients with older ones ask the origin.
+const MAX_ANNOUNCED: usize = 1000;
+
 /// How long a channel is remembered after its last connection left. A client that polls is not held
 /// between two polls, and what came meanwhile must show in its next one.
 const LINGER: Duration = Duration::from_mins(1);
@@ -45,6 +48,9 @@ struct Channel {
     /// The id of the last item that went through in order, if it is known; GRIP `prev-id` is
     /// compared with it.
     last_id: Option<ItemId>,
+    /// The ids of items that wait and that the next one stands for: content up to one of them is
+    /// newer than `last_id`.
+    announced: VecDeque<ItemId>,
     /// When the update after the first subscription is due.
     update_at: Option<Instant>,
 }
@@ -77,6 +83,7 @@ impl Broker {
         };
         if item.sequencing == Sequencing::Ordered {
             channel.last_id.clone_from(&item.id);
+            channel.announced.clear();
         }
         let sequenced = Arc::new(Sequenced::new(self.last, item));
         for interest in &channel.interest {
@@ -84,6 +91,16 @@ impl Broker {
             self.outputs.push_back((interest.shard, command));
         }
         channel.connections()
+    }
+
+    /// An item with this id waits, and is going to be the channel's next, or one that stands for it.
+    pub(crate) fn announce(&mut self, channel: &ChannelName, id: ItemId) {
+        if let Some(channel) = self.channels.get_mut(channel) {
+            if channel.announced.len() >= MAX_ANNOUNCED {
+                channel.announced.pop_front();
+            }
+            channel.announced.push_back(id);
+        }
     }
 
     /// Subscribes a connection. Its answer stands in the mailbox before every later item, and
@@ -140,6 +157,7 @@ impl Broker {
     pub(crate) fn recover(&mut self) {
         for channel in self.channels.values_mut() {
             channel.last_id = None;
+            channel.announced.clear();
         }
         let shards = (0..self.shards).map(ShardId);
         self.outputs
@@ -208,7 +226,9 @@ impl Channel {
     /// Whether an item has gone through that content up to `prev_id` lacks, as far as is known.
     fn is_ahead_of(&self, prev_id: Option<&ItemId>) -> bool {
         match (&self.last_id, prev_id) {
-            (Some(last_id), Some(prev_id)) => last_id != prev_id,
+            (Some(last_id), Some(prev_id)) => {
+                last_id != prev_id && !self.announced.contains(prev_id)
+            }
             _ => false,
         }
     }
@@ -435,6 +455,43 @@ mod tests {
         check_conflict(&[one, two], "=2", "attached");
         check_conflict(&[two], "", "attached");
         check_conflict(&[], "=1", "attached");
+    }
+
+    #[test]
+    fn an_id_that_the_next_item_stands_for_is_no_conflict() {
+        let mut bench = bench();
+        bench.attach(0, 1, "a");
+        bench.broker.publish(item_with("a", r#","id":"1""#));
+        for id in ["2", "3"] {
+            bench
+                .broker
+                .announce(&ChannelName::new("a"), ItemId::new(id));
+        }
+        bench.outputs();
+        bench.attach(0, 2, "a=2");
+        bench.attach(0, 3, "a=4");
+        bench.check(&["0:attached@1", "0:conflict@1"]);
+        bench
+            .broker
+            .publish(item_with("a", r#","id":"3","prev-id":"1""#));
+        bench.outputs();
+        bench.attach(0, 4, "a=2");
+        bench.check(&["0:conflict@2"]);
+    }
+
+    #[test]
+    fn ids_of_waiting_items_are_bounded() {
+        let mut bench = bench();
+        bench.attach(0, 1, "a");
+        bench.broker.publish(item_with("a", r#","id":"x""#));
+        for id in 0..=MAX_ANNOUNCED {
+            let id = ItemId::new(&id.to_string());
+            bench.broker.announce(&ChannelName::new("a"), id);
+        }
+        bench.outputs();
+        bench.attach(0, 2, "a=0");
+        bench.attach(0, 3, "a=1");
+        bench.check(&["0:conflict@1", "0:attached@1"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use grip::ChannelName;
+use grip::channel::ItemId;
 use grip::publish::Item;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -43,6 +44,8 @@ enum Request {
 enum Publish {
     Item(Item, Arc<Ticket>),
     Recover,
+    /// The id of an item that waits for its turn.
+    Announce(ChannelName, ItemId),
     /// Dropped when all that was queued before it is in the shards' mailboxes.
     Mark(oneshot::Sender<()>),
 }
@@ -90,6 +93,12 @@ impl BrokerHandle {
     /// GRIP `recover`. Waits while the broker is busy.
     pub(crate) async fn recover(&self) {
         self.queue(Publish::Recover).await;
+    }
+
+    /// An item with this id is the channel's next, or one that stands for it. Waits while the broker
+    /// is busy.
+    pub(crate) async fn announce(&self, channel: ChannelName, id: ItemId) {
+        self.queue(Publish::Announce(channel, id)).await;
     }
 
     /// Waits until all that was published before is in the mailboxes of the shards.
@@ -211,6 +220,7 @@ impl Driver {
         match publish {
             Publish::Item(item, ticket) => ticket.add(self.broker.publish(item)),
             Publish::Recover => self.broker.recover(),
+            Publish::Announce(channel, id) => self.broker.announce(&channel, id),
             Publish::Mark(mark) => self.marks.push(mark),
         }
     }

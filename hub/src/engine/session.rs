@@ -207,7 +207,7 @@ impl Session {
             let mut has_begun = false;
             self.backlog.retain(|sequenced| {
                 let item = &sequenced.item;
-                has_begun |= item.channel == slot.channel && prev_id(item) == id.as_str();
+                has_begun |= item.channel == slot.channel && follows(item, id.as_str());
                 has_begun || item.channel != slot.channel
             });
         }
@@ -303,7 +303,7 @@ impl Slot {
     pub(super) fn continues_with(&self, item: &Item) -> bool {
         match &self.prev_id {
             PrevId::Unchecked => true,
-            PrevId::Is(id) => id.as_str() == prev_id(item),
+            PrevId::Is(id) => follows(item, id.as_str()),
         }
     }
 
@@ -329,9 +329,11 @@ impl PrevId {
     }
 }
 
-/// The id before an item's; none is the same as an empty one.
-fn prev_id(item: &Item) -> &str {
-    item.prev_id.as_ref().map_or("", ItemId::as_str)
+/// Whether who has the item with this id misses nothing when `item` comes next. No id before it is
+/// the same as an empty one.
+fn follows(item: &Item, id: &str) -> bool {
+    item.prev_id.as_ref().map_or("", ItemId::as_str) == id
+        || item.stands_for.iter().any(|older| older.as_str() == id)
 }
 
 fn full_name(name: &ChannelName, prefix: &str) -> ChannelName {

@@ -210,6 +210,9 @@ impl Purger {
             let ticket = ticket.unwrap_or_else(|| Ticket::new().0);
             self.broker.publish(item, ticket).await;
         }
+        while let Some((channel, id)) = self.pace.next_announced() {
+            self.broker.announce(channel, id).await;
+        }
         if let Some(flushed) = self.flushed
             && self.let_go.is_some()
             && self.pace.oldest().is_none_or(|at| at > flushed.into_std())

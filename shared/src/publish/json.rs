@@ -105,6 +105,7 @@ fn item(value: &Value, limits: &Limits) -> Result<Item, PublishError> {
         channel,
         id,
         prev_id,
+        stands_for: Vec::new(),
         http_response: format(formats, "http-response", "'http-response'", http_response)?,
         http_stream: format(formats, "http-stream", "'http-stream'", http_stream)?,
         ws_message: format(formats, "ws-message", "'ws-message'", ws_message)?,

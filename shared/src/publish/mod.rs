@@ -27,6 +27,9 @@ pub struct Item {
     pub id: Option<ItemId>,
     /// The id of the item before it on the same channel.
     pub prev_id: Option<ItemId>,
+    /// The ids of items that this one stands for, the oldest first. Not the publisher's to say: a
+    /// proxy that leaves items out puts it in. Whoever has one of them misses nothing.
+    pub stands_for: Vec<ItemId>,
     /// Metadata for filters.
     pub meta: BTreeMap<String, String>,
     /// Content size in bytes as the publisher counts it.

@@ -2,10 +2,14 @@
 
 use grip::publish::{HttpResponse, HttpStream, Item, ResponseBody, WsMessage, WsMessageKind};
 
+/// Ids that one item remembers; clients with older ones ask the origin.
+const MAX_STANDS_FOR: usize = 1000;
+
 /// Puts `newer` in the place of `older` and returns `None` if nobody can tell the difference but for
 /// not having seen `older`; else gives it back.
 ///
-/// The newer one then follows what the older one followed, so that the chain of ids stays whole.
+/// The newer one then follows what the older one followed, so that the chain of ids stays whole, and
+/// remembers the older one's id: a client whose content came from the origin meanwhile has that.
 /// Items with an action, a patch, a ping or a pong replace nothing and are not replaced: they do
 /// something, rather than say what is. Neither do items that others would receive: other formats,
 /// metadata or content filters. And neither does one that names another predecessor, because a
@@ -20,8 +24,14 @@ pub(super) fn replace(older: &mut Item, newer: Item) -> Option<Item> {
         return Some(newer);
     }
     let prev_id = older.prev_id.take();
+    let mut stands_for = std::mem::take(&mut older.stands_for);
+    stands_for.extend(older.id.take());
+    if stands_for.len() > MAX_STANDS_FOR {
+        stands_for.remove(0);
+    }
     *older = newer;
     older.prev_id = prev_id;
+    older.stands_for = stands_for;
     None
 }
 
@@ -45,7 +55,8 @@ pub(super) fn size(item: &Item) -> usize {
         _ => 0,
     };
     let meta: usize = item.meta.iter().map(|(k, v)| k.len() + v.len()).sum();
-    EMPTY + item.channel.as_str().len() + response + stream + message + meta
+    let ids = 64 * item.stands_for.len();
+    EMPTY + ids + item.channel.as_str().len() + response + stream + message + meta
 }
 
 fn follows(older: &Item, newer: &Item) -> bool {
@@ -115,6 +126,9 @@ mod tests {
                 let expected = expected.expect("both are kept");
                 let owned = |id: Option<&str>| id.map(str::to_owned);
                 assert_eq!(ids, (owned(expected.0), owned(expected.1)));
+                let older = item(older).id;
+                assert_eq!(survivor.stands_for, older.into_iter().collect::<Vec<_>>());
+                survivor.stands_for.clear();
                 survivor.prev_id.clone_from(&content.prev_id);
                 assert_eq!(survivor, content);
             }
@@ -156,6 +170,17 @@ mod tests {
             r#""id":"3","prev-id":"2""#,
             Some((None, Some("3"))),
         );
+    }
+
+    #[test]
+    fn only_so_many_ids_are_remembered() {
+        let mut survivor = item(&format!(r#""id":"0",{ONE}"#));
+        for number in 1..=MAX_STANDS_FOR + 2 {
+            let newer = item(&format!(r#""id":"{number}",{ONE}"#));
+            assert_eq!(replace(&mut survivor, newer), None);
+        }
+        assert_eq!(survivor.stands_for.len(), MAX_STANDS_FOR);
+        assert_eq!(survivor.stands_for[0].as_str(), "2");
     }
 
     #[test]

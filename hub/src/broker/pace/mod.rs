@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grip::ChannelName;
+use grip::channel::ItemId;
 use grip::publish::{Item, Purge};
 use rustc_hash::FxHashMap;
 
@@ -135,7 +136,7 @@ pub(crate) struct Tally {
 /// An answer whose fetch began before a purge is stored after it. So a channel is purged once more
 /// a while after its last purge; no item waits for that.
 ///
-/// After each call ask [`Self::next_ready`] until `None`, then [`Self::next_purge`], then
+/// After each call ask [`Self::next_ready`] and [`Self::next_announced`] until `None`, then [`Self::next_purge`], then
 /// [`Self::poll_timeout`].
 #[derive(Debug)]
 pub(crate) struct Pace<T> {
@@ -155,6 +156,7 @@ pub(crate) struct Pace<T> {
     arrivals: BTreeMap<u64, Instant>,
     waiting_bytes: usize,
     ready: VecDeque<(Item, Option<T>)>,
+    announced: VecDeque<(ChannelName, ItemId)>,
     last_place: u64,
     tally: Tally,
     is_flushing: bool,
@@ -175,6 +177,7 @@ impl<T> Pace<T> {
             arrivals: BTreeMap::new(),
             waiting_bytes: 0,
             ready: VecDeque::new(),
+            announced: VecDeque::new(),
             last_place: 0,
             tally: Tally::default(),
             is_flushing: false,
@@ -277,6 +280,12 @@ impl<T> Pace<T> {
     /// The next item to publish, with its ticket if it kept it; ask until `None`.
     pub(crate) fn next_ready(&mut self) -> Option<(Item, Option<T>)> {
         self.ready.pop_front()
+    }
+
+    /// The id of an item that waits and that, or a newer one in its place, is going to be the
+    /// channel's next; ask until `None`, behind [`Self::next_ready`].
+    pub(crate) fn next_announced(&mut self) -> Option<(ChannelName, ItemId)> {
+        self.announced.pop_front()
     }
 
     /// When [`Self::handle_timeout`] is to be called, and [`Self::next_purge`] after it; may change
@@ -429,16 +438,24 @@ impl<T> Pace<T> {
         if channel.rule.keep == Keep::Latest
             && let Some(last) = channel.held.back_mut()
         {
-            let sizes = (coalesce::size(&last.item), coalesce::size(&item));
+            let (size, id) = (coalesce::size(&last.item), item.id.clone());
             match coalesce::replace(&mut last.item, item) {
                 None => {
                     last.needs_purge |= needs_purge;
-                    self.waiting_bytes = (self.waiting_bytes + sizes.1).saturating_sub(sizes.0);
+                    let waiting_bytes = self.waiting_bytes + coalesce::size(&last.item);
+                    self.waiting_bytes = waiting_bytes.saturating_sub(size);
+                    let channel = last.item.channel.clone();
+                    self.announced.extend(id.map(|id| (channel, id)));
                     self.tally.coalesced += 1;
                     return;
                 }
                 Some(back) => item = back,
             }
+        }
+        if channel.rule.keep == Keep::Latest
+            && let Some(id) = &item.id
+        {
+            self.announced.push_back((item.channel.clone(), id.clone()));
         }
         channel.held.push_back(Held {
             place: self.arrive(&item, now),

@@ -218,6 +218,16 @@ fn the_first_item_goes_at_once_and_the_newest_of_the_others_at_the_windows_end()
 }
 
 #[test]
+fn ids_of_items_that_may_be_replaced_are_told_when_they_come() {
+    let mut bench = Bench::new(settings());
+    bench.publish(&["l1", "l2", "k1", "k2", "l3", "a1"]);
+    let announced: Vec<String> = std::iter::from_fn(|| bench.pace.next_announced())
+        .map(|(channel, id)| format!("{channel} {}", id.as_str()))
+        .collect();
+    assert_eq!(announced, ["l l2", "l l3"]);
+}
+
+#[test]
 fn all_items_go_out_in_order_with_one_purge() {
     let mut bench = Bench::new(settings());
     bench.publish(&["k1", "k2", "k3"]);
