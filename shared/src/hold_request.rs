@@ -135,6 +135,8 @@ fn read_response(bytes: &[u8]) -> Result<(Status, HeaderMap, usize), HoldRequest
         Unread::Malformed(text) => HoldRequestError::Response(text),
     })?;
     let code = head.code.and_then(|code| StatusCode::from_u16(code).ok());
+    // Something that comes before an answer is none; RFC 9110 §15.2.
+    let code = code.filter(|code| !code.is_informational());
     let code = code.ok_or(HoldRequestError::Response("invalid status"))?;
     let is_usual = |reason: &&str| Some(*reason) != code.canonical_reason();
     let status = Status {
@@ -274,6 +276,10 @@ mod tests {
         );
         check_error(
             &format!("{request}HTTP/1.1 099 X\r\n\r\n"),
+            "invalid status",
+        );
+        check_error(
+            &format!("{request}HTTP/1.1 103 Early Hints\r\n\r\n"),
             "invalid status",
         );
         check_error(

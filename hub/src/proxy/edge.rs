@@ -40,6 +40,8 @@ enum Refusal {
     TooLarge(usize),
     #[error("{0}")]
     Envelope(#[from] HoldRequestError),
+    #[error("nobody is held for {0}")]
+    Unheld(Method),
 }
 
 impl Refusal {
@@ -51,7 +53,7 @@ impl Refusal {
             Self::TooLarge(_) | Self::Envelope(HoldRequestError::TooLarge) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
-            Self::Broken | Self::Envelope(_) => StatusCode::BAD_REQUEST,
+            Self::Broken | Self::Envelope(_) | Self::Unheld(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -210,6 +212,10 @@ impl Proxy {
         let asked_for = verified(keys, token, &body)?;
         if asked_for.body.len() > self.config.limits.instruct_bytes {
             return Err(Refusal::TooLarge(limit));
+        }
+        // The edge reads what answers its POST, and of HEAD that would be a body that never comes.
+        if matches!(asked_for.method, Method::HEAD | Method::CONNECT) {
+            return Err(Refusal::Unheld(asked_for.method));
         }
         Ok((asked_for, progress))
     }
