@@ -71,7 +71,7 @@ impl Run {
 
     /// Publishes so many values a second, one behind the other.
     async fn publish(&self, rate: u32, published: Published) -> usize {
-        let mut publisher = Client::connect(self.hub.control).await;
+        let mut client = Client::connect(self.hub.control).await;
         let begin = Instant::now();
         for number in 1.. {
             let due = begin + Duration::from_secs(1) / rate * (number - 1);
@@ -84,10 +84,10 @@ impl Run {
             let content = json!({"content": format!("{value}\n")});
             let body = json!({"items": [{"channel": "value", "http-stream": content}]});
             published.send_modify(|published| published.push(Instant::now()));
-            publisher
+            client
                 .request("POST", "/publish/", &[], &body.to_string())
                 .await;
-            publisher.response().await.check(200, "Published\n");
+            client.response().await.check(200, "Published\n");
         }
         published.borrow().len()
     }
