@@ -293,6 +293,24 @@ async fn after_a_gap_the_origin_is_asked_as_the_client_asked() {
 }
 
 #[tokio::test]
+async fn the_host_is_that_of_the_uri_without_its_user() {
+    let (origin, hub) = start().await;
+    origin.serve("/live", Answer::ok(&[], "two and three\n"));
+    let request = HoldRequest {
+        uri: "https://user@other.example:8443/live"
+            .parse()
+            .expect("a URI"),
+        ..asking(&NUMBERS, "nothing\n")
+    };
+    let mut client = ask(&hub, &request).await;
+    hub.until_metric(RESPONSES, 1).await;
+    publish_after_gap(&hub).await;
+    client.response().await.check(200, "two and three\n");
+    let request = origin.only_request("/live");
+    assert_eq!(request.field("Host"), Some("other.example:8443"));
+}
+
+#[tokio::test]
 async fn what_the_origin_says_after_a_gap_may_hold_again() {
     let (origin, hub) = start().await;
     origin.serve("/live", Answer::ok(&LONG_POLL, "nothing\n"));

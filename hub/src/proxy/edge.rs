@@ -141,7 +141,7 @@ impl Proxy {
             mut response_headers,
             body,
         } = asked_for;
-        let mut head = client_head(method, &uri, request_headers)?;
+        let mut head = client_head(method, &uri, request_headers);
         head.version = version;
         let original = Original {
             body: original_body(&head, &self.config.limits),
@@ -232,14 +232,7 @@ fn verified(keys: &Keyring, token: &str, body: &Bytes) -> Result<HoldRequest, Re
 }
 
 /// The head of the client's request, as that of a request that was handed over and checked.
-fn client_head(
-    method: Method,
-    uri: &http::Uri,
-    headers: HeaderMap,
-) -> Result<request::Parts, ProxyError> {
-    let host = uri.authority().map(http::uri::Authority::as_str);
-    let host = host.and_then(|host| HeaderValue::from_str(host).ok());
-    let host = host.ok_or(ProxyError::NoRoute)?;
+fn client_head(method: Method, uri: &http::Uri, headers: HeaderMap) -> request::Parts {
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = method;
     head.uri = uri
@@ -248,9 +241,11 @@ fn client_head(
         .map(http::Uri::from)
         .unwrap_or_default();
     head.headers = headers;
-    head.headers.insert(HOST, host.clone());
-    head.headers.insert(GRIPLINE_HOST, host);
-    Ok(head)
+    super::request::set_host(&mut head.headers, uri);
+    if let Some(host) = head.headers.get(HOST).cloned() {
+        head.headers.insert(GRIPLINE_HOST, host);
+    }
+    head
 }
 
 /// The body that the client's request had, if that is known and it can be read again as it is.
