@@ -1,12 +1,13 @@
 // Live Counter as people see it: two pages in Chromium change together, and a third that is opened
 // later begins with the value of that moment.
 //
-// Usage: node live_counter.mjs URL [SCREENSHOT]
+// Usage: node live_counter.mjs URL SOURCE [SCREENSHOT]
+// SOURCE is where the first page has its value from: miss or hit.
 
 import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
 
-const [url, screenshot] = process.argv.slice(2);
+const [url, firstSource, screenshot] = process.argv.slice(2);
 const patience = 20_000;
 
 const browser = await chromium.launch({
@@ -47,7 +48,7 @@ try {
   const second = await open();
   const begin = await value(first);
   assert.equal(await value(second), begin);
-  assert.equal(await source(first), "miss");
+  assert.equal(await source(first), firstSource);
   assert.equal(await source(second), "hit");
 
   await first.click("#increment");

@@ -83,6 +83,15 @@ impl Chain {
     }
 }
 
+/// Where the first client's answer is from, by `X-Cache`. A request that is handed over when its
+/// answer is found comes back, and then finds it in the cache.
+pub fn first_source(topology: Topology) -> &'static str {
+    match topology {
+        Topology::HubFront | Topology::EdgeFront => "miss",
+        Topology::Fanout => "hit",
+    }
+}
+
 /// An address that is free right now.
 fn free_addr() -> SocketAddr {
     ports::choose(SocketAddr::from(([127, 0, 0, 1], 0))).expect("there are free ports")

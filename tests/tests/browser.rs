@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use e2e::chain::first_source;
 use live_counter::demo::{Demo, Options};
 use live_counter::stack::topology::Topology;
 use tokio::process::Command;
@@ -33,6 +34,7 @@ async fn watch_pages(topology: Topology) {
     let output = Command::new("node")
         .arg(script)
         .arg(format!("http://{}/", demo.front_addr()))
+        .arg(first_source(topology))
         .args(std::env::var_os("GRIPLINE_SCREENSHOT"))
         .stdin(Stdio::null())
         .kill_on_drop(true)

@@ -1,5 +1,6 @@
 //! Live Counter, all of it, as a browser's requests see it.
 
+use e2e::chain::first_source;
 use e2e::client::{self, Client};
 use e2e::within;
 use live_counter::demo::{Demo, Options};
@@ -62,11 +63,7 @@ async fn two_clients_see_the_same_increments_and_a_third_begins_with_the_value()
 async fn see_the_same_increments(topology: Topology) {
     let directory = directory();
     let demo = start_in(topology, &directory).await;
-    let source = match topology {
-        Topology::HubFront | Topology::EdgeFront => "miss",
-        // It was fetched before it was handed over.
-        Topology::Fanout => "hit",
-    };
+    let source = first_source(topology);
     let mut first = open(&demo, 0, source).await;
     let mut second = open(&demo, 0, "hit").await;
     for value in 1..=3 {

@@ -1,6 +1,6 @@
 //! The same promises, whoever is in front: holds, publishes and WebSockets, with exact counts.
 
-use e2e::chain::Chain;
+use e2e::chain::{Chain, first_source};
 use e2e::client::{self, Client};
 use e2e::events::{CLOSE, GRIP, OPEN, answer, closes, opens, subscribe, text};
 use e2e::origin::{Answer, Request};
@@ -32,15 +32,6 @@ async fn start(topology: Topology) -> Chain {
         .origin
         .serve("/poll", Answer::ok(&LONG_POLL, "nothing\n"));
     chain
-}
-
-/// Where the first client's answer is from. A request that is handed over when its answer is found
-/// comes back, and then finds it.
-fn first_source(topology: Topology) -> &'static str {
-    match topology {
-        Topology::HubFront | Topology::EdgeFront => "miss",
-        Topology::Fanout => "hit",
-    }
 }
 
 /// Opens the stream; says where the edge had it from.
