@@ -257,6 +257,17 @@ impl OverHttp {
         over_http
     }
 
+    /// Takes in what the origin has said behind `OPEN`, and cuts off what it says behind its last
+    /// word.
+    pub fn handle_opening(&mut self, events: &mut Vec<Event>) {
+        cut_behind_last(events);
+        match events.last() {
+            Some(Event::Disconnect) => self.end(),
+            Some(Event::Close(_)) => self.state = State::OriginClosed,
+            _ => {}
+        }
+    }
+
     /// Content bytes that still fit, those counted that are under way. Many small events fill the
     /// buffer too, with what each takes beside its content.
     pub fn room(&self) -> usize {
@@ -389,10 +400,7 @@ impl OverHttp {
         self.take_fields(fields)?;
         self.accept(&in_flight, fields.accepted)?;
         let mut events = event::decode(body)?;
-        let is_last = |event: &Event| matches!(event, Event::Close(_) | Event::Disconnect);
-        if let Some(last) = events.iter().position(is_last) {
-            events.truncate(last + 1);
-        }
+        cut_behind_last(&mut events);
         if events.contains(&Event::Open) {
             return Err(AnswerError::Open);
         }
@@ -617,6 +625,14 @@ impl Queue {
         self.sent = self.sent.saturating_sub(gone);
         let rest = self.events.iter().take(self.sent);
         self.kept = rest.map(|event| event.content().len()).sum();
+    }
+}
+
+/// Leaves the events up to the first that ends the conversation.
+fn cut_behind_last(events: &mut Vec<Event>) {
+    let is_last = |event: &Event| matches!(event, Event::Close(_) | Event::Disconnect);
+    if let Some(last) = events.iter().position(is_last) {
+        events.truncate(last + 1);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::event::{Event, EventError};
+use super::event::{self, Event, EventError};
 use super::over_http::*;
 use crate::noise::Noise;
 
@@ -137,6 +137,33 @@ impl Bench {
         found.sort_unstable();
         assert_eq!(found, expected);
     }
+}
+
+#[test]
+fn an_origin_may_say_its_last_word_with_the_opening() {
+    let opening = |body: &[u8]| {
+        let mut bench = Bench::new();
+        let mut events = event::decode(&Bytes::copy_from_slice(body)).unwrap();
+        bench.it.handle_opening(&mut events);
+        (bench, events)
+    };
+    let (mut bench, events) = opening(b"TEXT 1\r\nx\r\nDISCONNECT\r\nTEXT 1\r\ny\r\n");
+    assert_eq!(events, [text("x"), Event::Disconnect]);
+    bench.is_over();
+    let (mut bench, _) = opening(b"CLOSE 2\r\n\x03\xe8\r\n");
+    bench.is_silent();
+    bench.it.vanish();
+    bench.is_over();
+    let (mut bench, _) = opening(b"CLOSE 2\r\n\x03\xe8\r\n");
+    bench.close("\u{3}");
+    assert!(
+        bench.it.poll_request(bench.now).is_some(),
+        "it hears the answer"
+    );
+    let (mut bench, events) = opening(b"TEXT 1\r\nx\r\n");
+    assert_eq!(events, [text("x")]);
+    bench.it.vanish();
+    bench.asks("DISCONNECT\r\n");
 }
 
 #[test]
@@ -811,7 +838,7 @@ impl Random {
         let Some(request) = self.bench.it.poll_request(self.bench.now) else {
             return;
         };
-        let content: Vec<u8> = super::event::decode(&request.body)
+        let content: Vec<u8> = event::decode(&request.body)
             .unwrap()
             .iter()
             .flat_map(|event| event.content().to_vec())

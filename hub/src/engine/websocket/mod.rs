@@ -171,12 +171,13 @@ struct Delayed {
 impl WebSocket {
     fn new(start: WebSocketStart, now: Instant) -> (Self, Vec<Event>) {
         let (origin, events) = match start.origin {
-            OriginStart::OverHttp { fields, events } => {
+            OriginStart::OverHttp { fields, mut events } => {
                 let per_request = match start.handshake.target().websocket {
                     WebSocketTransport::OverHttp(events) => events,
                     WebSocketTransport::Native => EventsPerRequest::All,
                 };
-                let over_http = OverHttp::new(per_request, &fields, now);
+                let mut over_http = OverHttp::new(per_request, &fields, now);
+                over_http.handle_opening(&mut events);
                 (Origin::OverHttp(over_http), events)
             }
             OriginStart::Native => (Origin::Native(Box::default()), Vec::new()),

@@ -86,6 +86,8 @@ enum Broken {
     Events(#[from] grip::websocket::event::EventError),
     #[error("the first event is not OPEN")]
     NotOpen,
+    #[error("OPEN stands there twice")]
+    OpenTwice,
     #[error("{0} is not that of a WebSocket")]
     Field(http::HeaderName),
     #[error("the WebSocket was lost at once: {0}")]

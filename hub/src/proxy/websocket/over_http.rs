@@ -194,12 +194,15 @@ impl Proxy {
             First::Later(pause) => return Ok(Asked::Later(pause, Box::new(fields))),
         };
         events.shrink_to_fit();
-        let farewell = self.farewell(handshake, fields.clone());
+        // An origin that has said its last word already need not hear that the client is gone.
+        let is_last = |event: &Event| matches!(event, Event::Close(_) | Event::Disconnect);
+        let farewell =
+            (!events.iter().any(is_last)).then(|| self.farewell(handshake, fields.clone()));
         Ok(Asked::Replied(Reply::Accepted(Box::new(Accepted {
             headers: parts.headers,
             origin: OriginStart::OverHttp { fields, events },
             upgraded: None,
-            farewell: Some(farewell),
+            farewell,
         }))))
     }
 }
@@ -235,7 +238,13 @@ enum First {
 fn first_events(fields: &AnswerFields, body: &Bytes) -> Result<First, Broken> {
     let mut events = event::decode(body)?.into_iter();
     match (events.next(), &fields.keep_alive) {
-        (Some(Event::Open), _) => Ok(First::Opened(events.collect())),
+        (Some(Event::Open), _) => {
+            let events: Vec<Event> = events.collect();
+            if events.contains(&Event::Open) {
+                return Err(Broken::OpenTwice);
+            }
+            Ok(First::Opened(events))
+        }
         (None, Some(Interval::Every(pause))) if body.is_empty() => Ok(First::Later(*pause)),
         _ => Err(Broken::NotOpen),
     }
