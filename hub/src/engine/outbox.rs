@@ -43,6 +43,14 @@ impl Outbox {
         self.pending
     }
 
+    /// Memory that waits, more or less: many small pieces take more than their bytes.
+    pub(crate) fn weight(&self) -> usize {
+        /// A piece's place in the queue, and its own memory.
+        const PIECE: usize = 64;
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
+        self.pending + (rest + 1) * PIECE
+    }
+
     /// Fills `slices` with the oldest pieces and says how many there are.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let pieces = std::iter::once(&self.first)
@@ -119,6 +127,18 @@ mod tests {
         }
         outbox.consume(3);
         assert!(outbox.rest.is_none());
+    }
+
+    #[test]
+    fn small_pieces_weigh_more_than_their_bytes() {
+        let mut outbox = Outbox::default();
+        for _ in 0..1000 {
+            outbox.push(Bytes::from_static(b"xy"));
+        }
+        assert_eq!(outbox.pending_bytes(), 2000);
+        assert!(outbox.weight() > 60_000);
+        outbox.consume(2000);
+        assert!(outbox.weight() < 100);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Engine {
         let Some(connection) = self.connections.get(key) else {
             return Flow::Going;
         };
-        let pending = connection.outbox.pending_bytes();
+        let pending = connection.outbox.weight();
         let Phase::WebSocket(front, socket) = &mut connection.phase else {
             return Flow::Going;
         };

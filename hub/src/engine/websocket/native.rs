@@ -105,7 +105,7 @@ impl Native {
 
     /// Whether the client has to wait.
     pub(super) fn is_full(&self) -> bool {
-        self.outbox.pending_bytes() > FULL
+        self.outbox.weight() > FULL
     }
 
     /// Whether the client has the beginning of a message without its end.
