@@ -338,6 +338,12 @@ impl Client {
         );
     }
 
+    /// Breaks the connection off, whatever is still under way.
+    pub fn break_off(self) {
+        let set = self.stream.set_zero_linger();
+        assert!(set.is_ok(), "{set:?}; {self:?}");
+    }
+
     /// Sends no more, but goes on reading.
     pub async fn finish_sending(&mut self) {
         let shut = self.stream.shutdown().await;

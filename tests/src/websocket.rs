@@ -370,6 +370,11 @@ impl WebSocket {
         self.client.is_closed_by_server().await;
     }
 
+    /// Breaks the connection off, whatever is still under way.
+    pub fn break_off(self) {
+        self.client.break_off();
+    }
+
     /// Leaves without a word.
     pub fn vanish(self) {}
 }

@@ -454,6 +454,33 @@ async fn a_client_waits_for_an_origin_that_does_not_read() {
     sending.await.expect("all is sent");
 }
 
+/// The hub does not read it at that moment, and is told of its end once.
+#[tokio::test]
+async fn a_client_that_breaks_off_while_it_waits_is_lost_to_the_origin() {
+    let _alone = ALONE.acquire().await;
+    let Setting {
+        hub,
+        origin,
+        client: mut slow,
+        peer,
+    } = Setting::start(&[]).await;
+    let (told, broken) = tokio::sync::oneshot::channel();
+    let sending = tokio::spawn(async move {
+        tokio::select! {
+            () = flood(slow.client(), 4 * UNDER_WAY, &[0; 4], |_| ()) => panic!("nobody reads"),
+            _ = broken => slow.break_off(),
+        }
+    });
+    let (mut other, mut other_peer) = open(&hub, &origin, &[]).await;
+    let to_origin = flood(other.client(), 4 * UNDER_WAY, &[0; 4], |_| ());
+    tokio::join!(to_origin, drain(&mut other_peer, 4 * UNDER_WAY, |_| ()));
+    hub.until_metric("gripline_held_websockets", 2).await;
+    told.send(()).expect("it is still sending");
+    sending.await.expect("it broke off");
+    hub.until_metric("gripline_held_websockets", 1).await;
+    drop(peer);
+}
+
 #[tokio::test]
 async fn an_origin_may_speak_tls() {
     let ca = Ca::new();

@@ -294,16 +294,23 @@ impl HeldSet {
                     key(event.token()),
                     event.is_readable(),
                     is_over(event),
+                    is_broken(event),
                     event.is_writable(),
                 )
             })
             .collect();
         self.events.clear();
         let mut readiness = Vec::new();
-        for (key, is_readable, is_over, is_writable) in events {
+        for (key, is_readable, is_over, is_broken, is_writable) in events {
             let Some(socket) = self.get(key) else {
                 continue;
             };
+            if socket.reading == Reading::Stopped && is_broken {
+                // Nobody would read this, and it is told once only. A client that has just ceased
+                // to send is heard to its end when it is read again.
+                readiness.push(Readiness::Gone(key));
+                continue;
+            }
             let is_kept = socket.reading == Reading::Keep;
             if !is_kept && (is_over || is_readable) {
                 // What the client sent before it left still counts.
@@ -342,7 +349,12 @@ impl Socket {
 }
 
 fn is_over(event: &mio::event::Event) -> bool {
-    event.is_error() || event.is_read_closed() || event.is_write_closed()
+    is_broken(event) || event.is_read_closed()
+}
+
+/// Whether nothing goes either way any more.
+fn is_broken(event: &mio::event::Event) -> bool {
+    event.is_error() || event.is_write_closed()
 }
 
 /// 64 bits hold both halves of a key.
