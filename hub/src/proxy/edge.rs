@@ -21,7 +21,7 @@ use super::response::{self, Age, Origin};
 use super::{Asked, ClientRequest, Manner, Original, Outcome, Proxy, target, text, unix_now};
 use crate::config::Limits;
 use crate::dressing::Dressing;
-use crate::routes::{Grip, Protocol};
+use crate::routes::{Grip, Protocol, Route};
 
 /// Why the edge gets no hold.
 #[derive(Debug, thiserror::Error)]
@@ -121,9 +121,8 @@ impl Proxy {
         request: Box<ClientRequest>,
         manner: &mut Manner,
     ) -> Result<Outcome, ProxyError> {
-        let is_persistent =
-            super::request::is_persistent(request.head.version, &request.head.headers);
-        let version = request.head.version;
+        let (version, headers) = (request.head.version, &request.head.headers);
+        let is_persistent = super::request::is_persistent(version, headers);
         let (asked_for, progress) = match self.read_hold_request(*request).await {
             Ok(read) => read,
             Err(refusal) => {
@@ -138,7 +137,7 @@ impl Proxy {
             uri,
             request_headers,
             status,
-            mut response_headers,
+            response_headers,
             body,
         } = asked_for;
         let mut head = client_head(method, &uri, request_headers);
@@ -172,22 +171,33 @@ impl Proxy {
         if let Some(first) = admission.route.targets.first() {
             target::take_implicit(&mut asked, first);
         }
-        let is_stale = response_headers.remove(GRIPLINE_STALE).is_some();
+        let origin = self.origin_of(status, response_headers, body, &admission.route)?;
+        self.instructed(origin, asked).await
+    }
+
+    /// The response in a hold request, as if the hub had asked for it.
+    fn origin_of(
+        &self,
+        status: Status,
+        mut headers: HeaderMap,
+        body: Bytes,
+        route: &Route,
+    ) -> Result<Origin, ProxyError> {
+        let is_stale = headers.remove(GRIPLINE_STALE).is_some();
         if is_stale {
             self.counters.stale_answers.increment();
         }
-        let follows = admission.route.grip == Grip::On && instruct::is_instruct(&response_headers);
-        if follows && response::is_encoded(&response_headers) {
+        let follows = route.grip == Grip::On && instruct::is_instruct(&headers);
+        if follows && response::is_encoded(&headers) {
             return Err(ProxyError::Encoded);
         }
-        let origin = Origin {
+        Ok(Origin {
             status,
-            headers: response_headers,
+            headers,
             body,
             rest: None,
             age: if is_stale { Age::Backup } else { Age::Fresh },
-        };
-        self.instructed(origin, asked).await
+        })
     }
 
     async fn read_hold_request(
