@@ -16,7 +16,7 @@ use grip::hold_request::{self, HoldRequest};
 use grip::instruct::{HoldMode, Instruct, Status};
 use grip::signature::{Handoff, handoff_token, hold_token};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, SEC_WEBSOCKET_KEY};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::answer::{self, Answer, Source, X_CACHE};
 use crate::config::{ConfigError, Topology};
@@ -297,8 +297,10 @@ pub(crate) fn hand_over(visit: &Visit<'_>) {
 fn handed(visit: &Visit<'_>) -> Result<Request, ConfigError> {
     let edge = visit.edge;
     let mut request = visit.original();
-    for name in visit.headers().keys() {
-        let is_ours = fields::is_grip(name) || name.as_str().starts_with("gripline-");
+    // As it came: what the visit has taken out already is still there.
+    let names: Vec<HeaderName> = request.get_header_names().cloned().collect();
+    for name in names {
+        let is_ours = fields::is_grip(&name) || name.as_str().starts_with("gripline-");
         if is_ours {
             request.remove_header(name);
         }

@@ -93,6 +93,6 @@ pub fn first_source(topology: Topology) -> &'static str {
 }
 
 /// An address that is free right now.
-fn free_addr() -> SocketAddr {
+pub fn free_addr() -> SocketAddr {
     ports::choose(SocketAddr::from(([127, 0, 0, 1], 0))).expect("there are free ports")
 }

@@ -1,10 +1,13 @@
 //! The same promises, whoever is in front: holds, publishes and WebSockets, with exact counts.
 
-use e2e::chain::{Chain, first_source};
+use e2e::chain::{Chain, first_source, free_addr};
 use e2e::client::{self, Client};
+use e2e::edge::{self, HUB_KEY};
 use e2e::events::{CLOSE, GRIP, OPEN, answer, closes, opens, subscribe, text};
-use e2e::origin::{Answer, Request};
+use e2e::now;
+use e2e::origin::{Answer, Origin, Request};
 use e2e::websocket::WebSocket;
+use grip::signature::{Handoff, VerifyingKey, verify_handoff_token};
 use live_counter::stack::topology::Topology;
 use live_counter::stack::viceroy::Manifest;
 use serde_json::json;
@@ -245,6 +248,7 @@ async fn nothing_that_a_client_forges_is_believed() {
         chain.origin.serve_with("/ws", chat);
         let forged = [
             "Grip-Sig: forged",
+            "Gripline-Debug: guessed",
             "Gripline-Host: evil.example",
             "Pushpin-Route: other",
         ];
@@ -261,6 +265,48 @@ async fn nothing_that_a_client_forges_is_believed() {
         let response = client::request(chain.addr(), "POST", "/.gripline/hold", &[], "x").await;
         assert_eq!(response.status(), 404, "{topology}");
     }
+}
+
+/// What the hub sees of a request that is handed over: whose it is, and nothing that a client made
+/// up or only the edge should know.
+#[tokio::test]
+async fn a_request_is_handed_over_with_the_edges_word_for_it() {
+    let (origin, hub) = (Origin::start().await, Origin::start().await);
+    origin.serve("/stream", Answer::ok(&STREAM, "first\n"));
+    hub.serve("/stream", Answer::ok(&[], "from the hub\n"));
+    let addr = free_addr();
+    let manifest = edge::manifest(&origin.url());
+    let manifest = Topology::Fanout
+        .configure_edge(manifest, addr, hub.addr(), HUB_KEY)
+        .expect("the manifest can be changed");
+    let _edge = edge::start_at(addr, manifest, Some(hub.addr())).await;
+    let forged = [
+        "Host: www.example.com",
+        "Grip-Sig: forged",
+        "Gripline-Debug: secret",
+        "Gripline-Host: evil.example",
+        "Gripline-Sig: forged",
+        "Cookie: a=b",
+    ];
+    let response = client::get(addr, "/stream?x=1", &forged).await;
+    response.check(200, "from the hub\n");
+    let handed = hub.only_request("/stream");
+    assert_eq!(handed.target(), "/stream?x=1");
+    assert_eq!(handed.field("Cookie"), Some("a=b"));
+    assert_eq!(handed.field("Gripline-Host"), Some("www.example.com"));
+    assert_eq!(handed.field("X-Forwarded-For"), Some("127.0.0.1"));
+    for name in ["Grip-Sig", "Gripline-Debug"] {
+        assert_eq!(handed.field(name), None, "{name}");
+    }
+    let key = VerifyingKey::hs256(HUB_KEY.as_bytes()).expect("not empty");
+    let handoff = Handoff {
+        host: "www.example.com",
+        path_and_query: "/stream?x=1",
+        websocket_key: b"",
+    };
+    let token = handed.field("Gripline-Sig").unwrap_or_default();
+    let verified = verify_handoff_token(&key.into(), token, &handoff, now());
+    assert_eq!(verified, Ok(()));
 }
 
 #[tokio::test]
