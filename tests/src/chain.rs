@@ -40,7 +40,11 @@ impl Chain {
     /// Starts a chain with changes to the edge's configuration.
     pub async fn start_in(topology: Topology, change: impl FnOnce(Manifest) -> Manifest) -> Self {
         let origin = Origin::start().await;
-        let [hub_addr, edge_addr] = [(); 2].map(|()| free_addr());
+        let [hub_addr, edge_addr] = match topology {
+            // Each is told where the one before it is.
+            Topology::HubFront => [any_addr(); 2],
+            Topology::EdgeFront | Topology::Fanout => [(); 2].map(|()| free_addr()),
+        };
         let manifest = topology
             .configure_edge(edge::manifest(&origin.url()), edge_addr, hub_addr, HUB_KEY)
             .expect("the manifest can be changed");
@@ -92,7 +96,11 @@ pub fn first_source(topology: Topology) -> &'static str {
     }
 }
 
+fn any_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
 /// An address that is free right now.
 pub fn free_addr() -> SocketAddr {
-    ports::choose(SocketAddr::from(([127, 0, 0, 1], 0))).expect("there are free ports")
+    ports::choose(any_addr()).expect("there are free ports")
 }

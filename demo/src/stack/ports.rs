@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An address that a part of the stack is going to listen on.
 #[derive(Debug, Clone)]
@@ -65,13 +66,26 @@ fn problem(claim: &Claim) -> Option<String> {
 
 /// The address itself, or for port 0 one with a port that is free right now.
 ///
-/// For an address that somebody has to know before its owner listens; another process may be faster.
+/// For an address that somebody has to know before its owner listens. The port is below those that
+/// the kernel gives to whoever asks for any, so that nobody gets it meanwhile by chance.
 pub fn choose(addr: SocketAddr) -> io::Result<SocketAddr> {
-    if addr.port() == 0 {
-        TcpListener::bind(addr)?.local_addr()
-    } else {
-        Ok(addr)
+    const FIRST: u16 = 10_000;
+    const COUNT: u32 = 20_000;
+    static CHOSEN: AtomicU32 = AtomicU32::new(0);
+    if addr.port() != 0 {
+        return Ok(addr);
     }
+    // Programs that choose at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let number = begin.wrapping_add(CHOSEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = FIRST + u16::try_from(number).unwrap_or_default();
+        let chosen = SocketAddr::new(addr.ip(), port);
+        if TcpListener::bind(chosen).is_ok() {
+            return Ok(chosen);
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 /// Who listens on this TCP port, at any address.
@@ -173,6 +187,19 @@ mod tests {
             .map(|listener| claim(listener.local_addr().unwrap()));
         let error = check_free(&claims).unwrap_err().to_string();
         assert_eq!(error.lines().count(), 2, "{error}");
+    }
+
+    #[test]
+    fn a_chosen_port_is_free_and_chosen_once() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let chosen = [0; 20].map(|_| choose(any).unwrap());
+        for (index, addr) in chosen.iter().enumerate() {
+            assert!((10_000..30_000).contains(&addr.port()), "{addr}");
+            assert!(!chosen[..index].contains(addr), "{addr} twice");
+            TcpListener::bind(addr).unwrap();
+        }
+        let fixed = SocketAddr::from(([127, 0, 0, 1], 7999));
+        assert_eq!(choose(fixed).unwrap(), fixed);
     }
 
     #[test]
