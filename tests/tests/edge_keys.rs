@@ -4,8 +4,8 @@
 use e2e::client::{self, Response};
 use e2e::edge::{self, PURGE_KEY, purge_as, signed_with};
 use e2e::hub::SIG_KEY;
-use e2e::now;
 use e2e::origin::{Answer, Origin};
+use e2e::{now, within};
 use grip::UnixTime;
 use grip::signature::{Claims, SigningKey, grip_sig, purge_token};
 use live_counter::stack::viceroy::{Manifest, Viceroy};
@@ -176,13 +176,24 @@ async fn every_request_is_a_line_in_the_log() {
             .await
             .check(200, "page\n");
     }
-    let log = edge.log();
-    let lines: Vec<Value> = log
-        .lines()
-        .filter_map(|line| line.strip_prefix("gripline :: "))
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .filter(|line: &Value| line["event"] == "request")
-        .collect();
+    let lines = || -> Vec<Value> {
+        let log = edge.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| line.strip_prefix("gripline :: "));
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(|line: &Value| line["event"] == "request")
+            .collect()
+    };
+    // They come by another way than the answers.
+    let all = async {
+        while lines().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("two lines", all).await;
+    let lines = lines();
     let told: Vec<[&str; 4]> = lines
         .iter()
         .map(|line| {
