@@ -11,6 +11,7 @@
 //! publisher ─ POST ────▶ publish:  items, and the bytes they become on each transport
 //!                        hold:     what a held request is answered with
 //!                        filter:   what a subscription's filters make of an item
+//!                        events:   ids in server-sent events
 //! WebSocket ─ events ──▶ websocket: what its origin is asked over HTTP, what its messages mean
 //! hub, edge, publisher ▶ signature: who said so
 //! ```
@@ -20,6 +21,7 @@
 pub mod cache;
 pub mod channel;
 pub mod cross_origin;
+pub mod events;
 pub mod fields;
 pub mod filter;
 pub mod hold;

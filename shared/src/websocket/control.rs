@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::message::{Message, MessageError};
+use crate::channel::ItemId;
 use crate::instruct::KeepAliveMode;
 use crate::json::{Object, ShapeError};
 use crate::publish::WsMessageKind;
@@ -24,6 +25,9 @@ pub enum Control {
     Subscribe {
         /// The channel, without the route's prefix.
         channel: ChannelName,
+        /// The id of the last item that the client has; member `prev-id`, ours. Absent: whatever
+        /// comes next is good.
+        prev_id: Option<ItemId>,
         /// Names, of which unknown ones mean nothing. Not more than the reader allows.
         filters: Vec<String>,
     },
@@ -108,6 +112,7 @@ impl Control {
         Ok(match required(message, "type")? {
             "subscribe" => Self::Subscribe {
                 channel: channel(message, limits)?,
+                prev_id: message.nullable_string("prev-id")?.map(ItemId::new),
                 filters: filters(message)?,
             },
             "unsubscribe" => Self::Unsubscribe {
@@ -257,6 +262,15 @@ mod tests {
             r#"{"type":"subscribe","channel":"a"}"#,
             Control::Subscribe {
                 channel: channel.clone(),
+                prev_id: None,
+                filters: Vec::new(),
+            },
+        );
+        check(
+            r#"{"type":"subscribe","channel":"a","prev-id":"41"}"#,
+            Control::Subscribe {
+                channel: channel.clone(),
+                prev_id: Some(ItemId::new("41")),
                 filters: Vec::new(),
             },
         );
@@ -264,6 +278,7 @@ mod tests {
             r#" { "channel" : "a", "type": "subscribe", "filters":["x","y"], "new":1 } "#,
             Control::Subscribe {
                 channel: channel.clone(),
+                prev_id: None,
                 filters: vec!["x".to_owned(), "y".to_owned()],
             },
         );
@@ -278,8 +293,12 @@ mod tests {
         // Whoever counts them closes the WebSocket, which an error here would not.
         let filters = vec!["x".to_owned(); Limits::default().filters + 1];
         let json = json!({"type": "subscribe", "channel": "a", "filters": filters});
-        let channel = ChannelName::new("a");
-        check(&json.to_string(), Control::Subscribe { channel, filters });
+        let subscribe = Control::Subscribe {
+            channel: ChannelName::new("a"),
+            prev_id: None,
+            filters,
+        };
+        check(&json.to_string(), subscribe);
     }
 
     #[test]
@@ -401,6 +420,10 @@ mod tests {
         check_error(
             r#"{"type":"subscribe","channel":"a","filters":"x"}"#,
             "control message contains 'filters' with wrong type",
+        );
+        check_error(
+            r#"{"type":"subscribe","channel":"a","prev-id":41}"#,
+            "control message contains 'prev-id' with wrong type",
         );
         check_error(
             r#"{"type":"subscribe","channel":"a","filters":[1]}"#,
