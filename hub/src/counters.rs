@@ -96,6 +96,10 @@ counters! {
     clients_gone: "gripline_clients_gone_total", "counter";
     /// Held connections closed because their client reads too slowly.
     slow_consumers: "gripline_slow_consumers_total", "counter";
+    /// Items that were not sent to connections that read too slowly.
+    dropped_items: "gripline_dropped_items_total", "counter";
+    /// Times that a connection that reads too slowly has missed something, and gets it later.
+    overflows: "gripline_overflows_total", "counter";
     /// Items handed to a connection.
     deliveries: "gripline_deliveries_total", "counter";
     /// Bytes written to held connections.
@@ -108,7 +112,28 @@ counters! {
     route_reloads: "gripline_route_reloads_total", "counter";
     /// Routes files not taken while the hub runs, because of mistakes.
     route_errors: "gripline_route_errors_total", "counter";
-    /// Items that did not follow the last one that a connection had.
+    /// Items that came a second time and were dropped.
+    duplicate_items: "gripline_duplicate_items_total", "counter";
+    /// Items that came before the one that they follow, and waited for it.
+    early_items: "gripline_early_items_total", "counter";
+    /// Items that waited in vain for the one that they follow.
+    unfollowed_items: "gripline_unfollowed_items_total", "counter";
+    /// Items that came after the ones that follow them.
+    late_items: "gripline_late_items_total", "counter";
+    /// Times that a connection named the last item that it had, and was brought up to date without
+    /// its origin.
+    resumed: "gripline_resumed_total", "counter";
+    /// Items that connections got out of the history for that.
+    replayed_items: "gripline_replayed_items_total", "counter";
+    /// Times that the history did not reach back to the last item that a connection had.
+    behind: "gripline_behind_total", "counter";
+    /// Items in the history.
+    history_items: "gripline_history_items", "gauge";
+    /// Bytes of the items in the history.
+    history_bytes: "gripline_history_bytes", "gauge";
+    /// Channels that are known.
+    channels: "gripline_channels", "gauge";
+    /// Times that a connection lacked items, and that its origin was asked, if it can be.
     gaps: "gripline_gaps_total", "counter";
     /// Held requests for which the origin was asked again.
     retries: "gripline_retries_total", "counter";

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use grip::ChannelName;
@@ -126,6 +126,8 @@ pub(crate) struct Linked {
     pub(crate) next: Option<Next>,
     /// Where it came from, for the links of the next one.
     pub(crate) behalf: Arc<Behalf>,
+    /// When it was asked for; what it says was so then, or later.
+    pub(crate) asked_at: Instant,
 }
 
 /// What an errand comes to, for all connections of a shard that wait for it.

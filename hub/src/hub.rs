@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
-use crate::broker;
+use crate::broker::{self, Repeats};
 use crate::config::Config;
 use crate::control::Control;
 use crate::counters::Counters;
@@ -83,8 +83,17 @@ impl Hub {
         let (control_life, _) = watch::channel(Life::Running);
         let (mailboxes, queues): (Vec<_>, Vec<_>) =
             listeners.iter().map(|_| mpsc::channel(MAILBOX)).unzip();
-        let (broker, broker_thread) = broker::spawn(mailboxes, config.first_subscription)?;
         let mut all_counters = Vec::new();
+        let repeats = if purge::is_needed(&config) {
+            Repeats::Dropped
+        } else {
+            Repeats::DropHere
+        };
+        let (broker, broker_thread) = broker::spawn(
+            mailboxes,
+            broker::Settings::of(&config, listeners.len(), repeats),
+            new_counters(&mut all_counters),
+        )?;
         let (routes, reloader) = watch_routes(&config, new_counters(&mut all_counters))?;
         let tls = Arc::new(TlsConfig::new(&config.origin_tls));
         let (report_senders, reports): (Vec<_>, Vec<_>) =

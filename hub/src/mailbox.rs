@@ -1,10 +1,11 @@
 //! What shards and the broker say to each other; neither knows more of the other than this.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use grip::ChannelName;
 use grip::channel::ItemId;
-use grip::publish::{Item, WsMessage};
+use grip::publish::{HttpStream, Item, StreamContent, WsMessage};
 
 use crate::frames::Encoded;
 
@@ -32,6 +33,8 @@ pub(crate) struct Sequenced {
     pub(crate) item: Item,
     /// Its message for WebSockets, encoded once for all of them.
     pub(crate) encoded: Option<Encoded>,
+    /// Its content for streams of events, with its id; made for the first of them.
+    event: OnceLock<Option<StreamContent>>,
 }
 
 impl Sequenced {
@@ -44,7 +47,21 @@ impl Sequenced {
             sequence,
             item,
             encoded,
+            event: OnceLock::new(),
         }
+    }
+
+    /// Its content as an event with its id, if it is one that has none of its own.
+    pub(crate) fn event(&self) -> Option<&StreamContent> {
+        let event = self.event.get_or_init(|| {
+            let id = self.item.id.as_ref()?;
+            let Some(HttpStream::Send { content, .. }) = &self.item.http_stream else {
+                return None;
+            };
+            let bytes = grip::events::with_id(&content.plain(), id)?;
+            Some(StreamContent::new(&bytes))
+        });
+        event.as_ref()
     }
 }
 
@@ -61,17 +78,54 @@ impl Eq for Sequenced {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attachment {
     pub(crate) channel: ChannelName,
-    /// Where the connection's content ends; for the history to replay from.
-    pub(crate) prev_id: Option<ItemId>,
+    /// Where the connection's content ends; absent: whatever comes next is good.
+    pub(crate) position: Option<Position>,
 }
 
-/// Whether a connection's content is known to be older than what its channels have had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Conflict {
-    /// No channel is known to be ahead.
-    None,
-    /// At least one of its channels has had an item that the content does not contain.
-    Found,
+/// Where a connection's content of a channel ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The last item in it; GRIP `prev-id`.
+    pub(crate) prev_id: ItemId,
+    /// The origin wrote it at this time, or later; absent: nobody knows how old it is.
+    pub(crate) as_of: Option<Instant>,
+}
+
+/// The channels that a connection wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) channels: Vec<Attachment>,
+    /// The last item that the client has of any of them, whatever the positions say;
+    /// `Last-Event-ID`.
+    pub(crate) resume: Option<ItemId>,
+}
+
+/// What a connection has to know beyond what comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CatchUp {
+    /// One for each channel that it wants.
+    pub(crate) standings: Vec<(ChannelName, Standing)>,
+    /// What it has missed, in order.
+    pub(crate) missed: Vec<Arc<Sequenced>>,
+    /// Whether it goes on behind [`Wanted::resume`].
+    pub(crate) is_resumed: bool,
+}
+
+/// How a connection's position relates to what its channel has had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// With what it has missed, it is up to date, as far as is known.
+    UpToDate,
+    /// It is ahead: the last item that it has is still on its way here.
+    Ahead,
+    /// The same as up to date, behind the item with this id in place of its position; absent: its
+    /// channel is not known to have had any.
+    Resumed(Option<ItemId>),
+    /// It lacks items that nobody here remembers.
+    Behind {
+        /// The last item that its channel has had, if that is known.
+        last_id: Option<ItemId>,
+    },
 }
 
 /// What the broker says to a shard, in order.
@@ -81,7 +135,15 @@ pub(crate) enum Command {
     Attached {
         connection: ConnectionKey,
         cursor: Sequence,
-        conflict: Conflict,
+        /// Absent: it is up to date with all its channels.
+        catch_up: Option<Box<CatchUp>>,
+    },
+    /// What a connection has missed that is attached already; every item after it follows in this
+    /// mailbox.
+    CaughtUp {
+        connection: ConnectionKey,
+        /// Absent: it is up to date with all the channels.
+        catch_up: Option<Box<CatchUp>>,
     },
     /// An item for a channel that the shard is interested in.
     Deliver(Arc<Sequenced>),

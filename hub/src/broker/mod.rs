@@ -1,13 +1,20 @@
 //! The broker: which item comes after which, and which shards hear of it.
 //!
 //! [`channels::Broker`] is pure: it knows names, shards by number and items; it does not know
-//! connections or threads. `thread` drives it. History and the order by `prev-id` belong in files
-//! beside `channels`; [`pace`] purges before it publishes.
+//! connections or threads. `thread` drives it. Of each channel, `sequencer` knows the order and
+//! `history` the past; [`Duplicates`] finds what came before. [`pace`] purges before it publishes.
 
 mod channels;
+mod duplicates;
+mod history;
 pub(crate) mod pace;
+mod sequencer;
+mod size;
 mod thread;
 mod ticket;
+mod view;
 
+pub(crate) use channels::{Repeats, Settings};
+pub(crate) use duplicates::{Duplicates, Novelty};
 pub(crate) use thread::{BrokerHandle, spawn};
 pub(crate) use ticket::Ticket;

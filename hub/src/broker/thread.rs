@@ -11,10 +11,10 @@ use grip::publish::Item;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::channels::Broker;
+use super::channels::{Broker, Settings};
 use super::ticket::Ticket;
-use crate::config::FirstSubscription;
-use crate::mailbox::{Attachment, Command, ConnectionKey, ShardId};
+use crate::counters::Counters;
+use crate::mailbox::{Command, ConnectionKey, ShardId, Wanted};
 
 /// Items that may wait for the broker; then publishers wait.
 const PUBLISH_QUEUE: usize = 4096;
@@ -25,9 +25,14 @@ enum Request {
     Attach {
         shard: ShardId,
         connection: ConnectionKey,
-        channels: Vec<Attachment>,
+        wanted: Wanted,
         /// The first so many of all that was ever published come before it.
         after: u64,
+    },
+    CatchUp {
+        shard: ShardId,
+        connection: ConnectionKey,
+        wanted: Wanted,
     },
     Detach {
         shard: ShardId,
@@ -62,18 +67,22 @@ pub(crate) struct BrokerHandle {
 }
 
 impl BrokerHandle {
-    pub(crate) fn attach(
-        &self,
-        shard: ShardId,
-        connection: ConnectionKey,
-        channels: Vec<Attachment>,
-    ) {
+    pub(crate) fn attach(&self, shard: ShardId, connection: ConnectionKey, wanted: Wanted) {
         // Fails only when the broker's thread is gone, and then there is nobody to tell.
         let _ = self.requests.send(Request::Attach {
             shard,
             connection,
-            channels,
+            wanted,
             after: self.published.load(Ordering::SeqCst),
+        });
+    }
+
+    /// Asks what a connection has missed that is attached already.
+    pub(crate) fn catch_up(&self, shard: ShardId, connection: ConnectionKey, wanted: Wanted) {
+        let _ = self.requests.send(Request::CatchUp {
+            shard,
+            connection,
+            wanted,
         });
     }
 
@@ -119,12 +128,13 @@ impl BrokerHandle {
 /// Starts the broker's thread.
 pub(crate) fn spawn(
     mailboxes: Vec<mpsc::Sender<Command>>,
-    first_subscription: FirstSubscription,
+    settings: Settings,
+    counters: Arc<Counters>,
 ) -> io::Result<(BrokerHandle, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()?;
-    let (handle, driver) = Driver::new(mailboxes, first_subscription);
+    let (handle, driver) = Driver::new(mailboxes, settings, counters);
     let thread = std::thread::Builder::new()
         .name("broker".to_owned())
         .spawn(move || runtime.block_on(driver.run()))?;
@@ -134,6 +144,8 @@ pub(crate) fn spawn(
 /// What the broker's thread owns.
 struct Driver {
     broker: Broker,
+    /// The thread's own.
+    counters: Arc<Counters>,
     mailboxes: Vec<mpsc::Sender<Command>>,
     requests: mpsc::UnboundedReceiver<Request>,
     publishes: mpsc::Receiver<Publish>,
@@ -146,12 +158,14 @@ struct Driver {
 impl Driver {
     fn new(
         mailboxes: Vec<mpsc::Sender<Command>>,
-        first_subscription: FirstSubscription,
+        settings: Settings,
+        counters: Arc<Counters>,
     ) -> (BrokerHandle, Self) {
         let (requests, request_queue) = mpsc::unbounded_channel();
         let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
         let driver = Self {
-            broker: Broker::new(mailboxes.len(), first_subscription),
+            broker: Broker::new(settings, now()),
+            counters,
             mailboxes,
             requests: request_queue,
             publishes: publish_queue,
@@ -177,7 +191,7 @@ impl Driver {
                     Some(request) => self.handle(request),
                     None => return,
                 },
-                () = timeout, if deadline.is_some() => self.broker.handle_timeout(Instant::now().into_std()),
+                () = timeout, if deadline.is_some() => self.broker.handle_timeout(now()),
                 Some(publish) = self.publishes.recv() => self.publish(publish),
             }
             while let Some((shard, command)) = self.broker.poll_output() {
@@ -186,6 +200,7 @@ impl Driver {
                 let _ = self.mailboxes[shard.0].send(command).await;
             }
             self.marks.clear();
+            self.show();
         }
     }
 
@@ -194,7 +209,7 @@ impl Driver {
             Request::Attach {
                 shard,
                 connection,
-                channels,
+                wanted,
                 after,
             } => {
                 // What was published before this client came. Were it attached first, it would get
@@ -205,30 +220,57 @@ impl Driver {
                 {
                     self.publish(publish);
                 }
-                let now = Instant::now().into_std();
-                self.broker.attach(shard, connection, channels, now);
+                self.broker.attach(shard, connection, &wanted, now());
             }
-            Request::Detach { shard, channels } => {
-                let now = Instant::now().into_std();
-                self.broker.detach(shard, channels, now);
-            }
+            Request::CatchUp {
+                shard,
+                connection,
+                wanted,
+            } => self.broker.catch_up(shard, connection, &wanted),
+            Request::Detach { shard, channels } => self.broker.detach(shard, channels, now()),
         }
     }
 
     fn publish(&mut self, publish: Publish) {
         self.taken += 1;
         match publish {
-            Publish::Item(item, ticket) => ticket.add(self.broker.publish(item)),
-            Publish::Recover => self.broker.recover(),
+            Publish::Item(item, ticket) => ticket.add(self.broker.publish(item, now())),
+            Publish::Recover => self.broker.recover(now()),
             Publish::Announce(channel, id) => self.broker.announce(&channel, id),
             Publish::Mark(mark) => self.marks.push(mark),
         }
     }
+
+    fn show(&self) {
+        let tally = self.broker.tally();
+        let counters = &self.counters;
+        for (counter, value) in [
+            (&counters.duplicate_items, tally.duplicates),
+            (&counters.early_items, tally.early),
+            (&counters.unfollowed_items, tally.unfollowed),
+            (&counters.late_items, tally.late),
+            (&counters.resumed, tally.resumed),
+            (&counters.replayed_items, tally.replayed),
+            (&counters.behind, tally.behind),
+            (&counters.history_items, tally.history_items),
+            (&counters.history_bytes, tally.history_bytes),
+            (&counters.channels, tally.channels),
+        ] {
+            counter.set(value);
+        }
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::channels::settings;
+    use crate::config::FirstSubscription;
+    use crate::mailbox::Attachment;
 
     const KEY: ConnectionKey = ConnectionKey {
         index: 0,
@@ -238,15 +280,23 @@ mod tests {
     fn attach(broker: &BrokerHandle, channel: &ChannelName) {
         let attachment = Attachment {
             channel: channel.clone(),
-            prev_id: None,
+            position: None,
         };
-        broker.attach(ShardId(0), KEY, vec![attachment]);
+        let wanted = Wanted {
+            channels: vec![attachment],
+            resume: None,
+        };
+        broker.attach(ShardId(0), KEY, wanted);
     }
 
     #[tokio::test]
     async fn items_are_before_or_behind_an_attached_connection_as_they_were_published() {
         let (sender, mut mailbox) = mpsc::channel(8);
-        let (broker, driver) = Driver::new(vec![sender], FirstSubscription::Leave);
+        let (broker, driver) = Driver::new(
+            vec![sender],
+            settings(FirstSubscription::Leave),
+            Arc::default(),
+        );
         let channel = ChannelName::new("a");
         let publish = async |broker: &BrokerHandle| {
             let body = br#"{"items":[{"channel":"a","http-stream":{"content":"x"}}]}"#;
@@ -269,7 +319,12 @@ mod tests {
     #[test]
     fn the_thread_keeps_the_brokers_time_and_ends_with_its_last_handle() {
         let (sender, mut mailbox) = mpsc::channel(8);
-        let (broker, thread) = spawn(vec![sender], FirstSubscription::Update).unwrap();
+        let (broker, thread) = spawn(
+            vec![sender],
+            settings(FirstSubscription::Update),
+            Arc::default(),
+        )
+        .unwrap();
         let channel = ChannelName::new("a");
         attach(&broker, &channel);
         let attached = mailbox.blocking_recv();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Checker, RawChannelRule, RawConfig};
+use super::{Checker, HistoryRule, RawChannelRule, RawConfig};
 
 /// Longer than anybody should wait for news; also keeps sums of instants within their range.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -21,6 +21,8 @@ pub struct ChannelRule {
     pub keep: Keep,
     /// Longest wait for a purge; absent: as it is usual.
     pub deadline: Option<Duration>,
+    /// What is remembered.
+    pub history: HistoryRule,
 }
 
 /// What becomes of items that wait for each other's window.
@@ -98,12 +100,14 @@ impl Checker<'_> {
             .deadline
             .as_ref()
             .map(|deadline| self.some_time(&format!("{key}.deadline"), deadline));
+        let history = self.history_rule(key, rule);
         Some(ChannelRule {
             pattern: pattern?,
             purge: rule.purge,
             pace: super::present(pace)?,
             keep: keep?,
             deadline: super::present(deadline)?,
+            history: history?,
         })
     }
 

@@ -4,6 +4,7 @@
 
 mod channels;
 mod control_auth;
+mod history;
 pub(crate) mod keys;
 mod origin_tls;
 mod purge;
@@ -23,12 +24,13 @@ use crate::routes::{self, EventsPerRequest, ReadError, Routes, WebSocketTranspor
 pub use crate::http_address::{HttpAddress, HttpAddressError};
 pub use channels::{ChannelPattern, ChannelRule, Keep};
 pub use control_auth::{ControlAuth, Tokens};
+pub use history::{History, HistoryRule, Order};
 pub use keys::Secret;
 pub use origin_tls::OriginTls;
 pub use purge::{FastlyPurge, FastlyToken, Purge, PurgeRate, PurgeTarget};
 pub use raw::{
-    RawChannelRule, RawConfig, RawControlAuth, RawEdge, RawFastly, RawForwarded, RawGrip, RawKeys,
-    RawLimits, RawOriginTls, RawPurge,
+    RawChannelRule, RawConfig, RawControlAuth, RawEdge, RawFastly, RawForwarded, RawGrip,
+    RawHistory, RawKeys, RawLimits, RawOrder, RawOriginTls, RawPurge,
 };
 
 /// `hub.toml` with every setting, its default and its meaning; `--print-config` shows it.
@@ -73,6 +75,10 @@ pub struct Config {
     pub auto_cross_origin: bool,
     /// Whether messages to WebSockets of all routes are compressed; RFC 7692.
     pub websocket_compression: Compression,
+    /// Whether server-sent events of all routes are resumed; `Last-Event-ID`.
+    pub sse_resume: SseResume,
+    /// What becomes of clients that read too slowly, where their route says nothing.
+    pub slow_clients: SlowClients,
     /// Whether clients may name the route of their request; `Pushpin-Route`.
     pub accept_pushpin_route: bool,
     /// The hub's name in `CDN-Loop`; RFC 8586.
@@ -93,6 +99,12 @@ pub struct Config {
     pub channels: Arc<[ChannelRule]>,
     /// The edge to purge, if any.
     pub purge: Option<Purge>,
+    /// What is remembered of a channel, where no rule says otherwise.
+    pub history: History,
+    /// Bytes that are remembered of all channels.
+    pub history_bytes: usize,
+    /// How items are ordered.
+    pub order: Order,
 }
 
 /// How requests to the origin are signed.
@@ -170,6 +182,44 @@ pub enum Compression {
     Off,
     /// They are.
     On,
+}
+
+/// Whether clients of server-sent events get what came after their `Last-Event-ID`; WHATWG HTML
+/// §9.2.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SseResume {
+    /// The header is the origin's to understand.
+    #[default]
+    Off,
+    /// From the history. The hub gives the events their ids, and keeps the header to itself.
+    On,
+}
+
+/// What becomes of clients that read too slowly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SlowClients {
+    /// They are disconnected.
+    #[default]
+    Disconnect,
+    /// Of the items that wait for them, the oldest are dropped.
+    DropOldest,
+    /// All items that wait for them are dropped but for the newest.
+    LatestOnly,
+}
+
+impl SlowClients {
+    /// What [`Self::named`] knows.
+    pub(crate) const NAMES: &str = "disconnect, drop-oldest or latest-only";
+
+    /// As configurations name it.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "disconnect" => Self::Disconnect,
+            "drop-oldest" => Self::DropOldest,
+            "latest-only" => Self::LatestOnly,
+            _ => return None,
+        })
+    }
 }
 
 /// One mistake in a configuration.
@@ -284,6 +334,10 @@ impl Checker<'_> {
         }
         let channels = self.channel_rules(raw);
         let purge = raw.purge.as_ref().map(|purge| self.purge(purge));
+        let slow_clients = self.slow_clients(raw.slow_clients.as_deref());
+        let history = self.history(&raw.history);
+        let order = self.order(&raw.order);
+        let (history, history_bytes) = history?;
         Some(Config {
             listen: listen?,
             control: control?,
@@ -313,6 +367,12 @@ impl Checker<'_> {
                 Some(true) => Compression::On,
                 Some(false) | None => Compression::Off,
             },
+            sse_resume: if raw.sse_resume.unwrap_or(false) {
+                SseResume::On
+            } else {
+                SseResume::Off
+            },
+            slow_clients: slow_clients?,
             accept_pushpin_route: raw.accept_pushpin_route.unwrap_or(false),
             cdn_loop: present(cdn_loop)?,
             orig_headers_need_mark: orig_headers_need_mark?,
@@ -326,6 +386,9 @@ impl Checker<'_> {
             limits,
             channels: channels?.into(),
             purge: present(purge)?,
+            history,
+            history_bytes,
+            order: order?,
         })
     }
 
@@ -404,6 +467,17 @@ impl Checker<'_> {
             Some(value) => self.mistake(
                 "origin_websocket",
                 format_args!("{value:?} is not known; give over-http or native"),
+            ),
+        }
+    }
+
+    fn slow_clients(&mut self, name: Option<&str>) -> Option<SlowClients> {
+        let name = name.unwrap_or("disconnect");
+        match SlowClients::named(name) {
+            Some(slow_clients) => Some(slow_clients),
+            None => self.mistake(
+                "slow_clients",
+                format_args!("{name:?} is not known; give {}", SlowClients::NAMES),
             ),
         }
     }

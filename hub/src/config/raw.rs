@@ -33,6 +33,10 @@ pub struct RawConfig {
     pub auto_cross_origin: Option<bool>,
     /// Whether messages to WebSockets of all routes are compressed.
     pub websocket_compression: Option<bool>,
+    /// Whether server-sent events of all routes are resumed.
+    pub sse_resume: Option<bool>,
+    /// What becomes of clients of all routes that read too slowly.
+    pub slow_clients: Option<String>,
     /// Whether clients may name the route of their request.
     pub accept_pushpin_route: Option<bool>,
     /// The hub's name in `CDN-Loop`.
@@ -62,6 +66,40 @@ pub struct RawConfig {
     pub channels: Vec<RawChannelRule>,
     /// The edge to purge, if any.
     pub purge: Option<RawPurge>,
+    /// What is remembered of channels.
+    #[serde(default)]
+    pub history: RawHistory,
+    /// How items are ordered.
+    #[serde(default)]
+    pub order: RawOrder,
+}
+
+/// `[history]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawHistory {
+    /// Items of one channel.
+    pub items: Option<usize>,
+    /// Bytes of the items of one channel.
+    pub bytes: Option<usize>,
+    /// How long an item is remembered.
+    pub age: Option<String>,
+    /// Bytes of the items of all channels.
+    pub total_bytes: Option<usize>,
+}
+
+/// `[order]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOrder {
+    /// How long an item waits for the one before it.
+    pub wait: Option<String>,
+    /// Items of one channel that wait so.
+    pub items: Option<usize>,
+    /// How long an item's id is known.
+    pub id_age: Option<String>,
+    /// Ids that are known so.
+    pub ids: Option<usize>,
 }
 
 /// `[control_auth]`.
@@ -223,6 +261,12 @@ pub struct RawChannelRule {
     pub keep: Option<String>,
     /// Longest wait for a purge.
     pub deadline: Option<String>,
+    /// Items that are remembered.
+    pub history_items: Option<usize>,
+    /// Bytes of these items.
+    pub history_bytes: Option<usize>,
+    /// How long an item is remembered.
+    pub history_age: Option<String>,
 }
 
 impl RawConfig {

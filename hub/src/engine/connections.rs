@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use grip::channel::ItemId;
 use grip::hold::{Answer, PackedAnswer};
 use grip::instruct::{KeepAlive, KeepAliveMode};
 use grip::publish::StreamContent;
@@ -15,6 +16,7 @@ use super::outbox::Outbox;
 use super::session::{Session, Slot};
 use super::subscriptions::Subscription;
 use super::websocket::{WebSocket, WebSocketStart};
+use crate::config::SlowClients;
 use crate::dressing::Dressing;
 use crate::frames::Deflate;
 use crate::mailbox::ConnectionKey;
@@ -47,6 +49,7 @@ pub(crate) enum HoldKind {
         framing: StreamFraming,
         keep_alive: Option<KeepAliveRule>,
         then: AfterStart,
+        events: Events,
     },
     /// GRIP `Grip-Hold: response`.
     Response {
@@ -55,6 +58,33 @@ pub(crate) enum HoldKind {
     },
     /// A WebSocket that its origin has accepted.
     WebSocket(Box<WebSocketStart>),
+}
+
+/// What a stream does with the ids of its items.
+#[derive(Debug)]
+pub(crate) enum Events {
+    /// Nothing.
+    Plain,
+    /// It writes them into its events.
+    WithIds,
+    /// The same, and the client has some of the events already; needs a [`Session`].
+    Resumed(Box<Resume>),
+}
+
+/// A stream of events that goes on where another one ended.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    /// The last event that the client has; `Last-Event-ID`.
+    pub(crate) last_id: ItemId,
+    /// What the stream starts with if it goes on there: its head without a body.
+    pub(crate) head: Bytes,
+}
+
+/// Whether ids are written into events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventIds {
+    AsPublished,
+    Written,
 }
 
 /// What a stream waits for once its start is written. All but the first need a [`Session`].
@@ -231,6 +261,8 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) is_dirty: bool,
     pub(crate) after: AfterHold,
+    pub(crate) event_ids: EventIds,
+    pub(crate) slow: SlowClients,
     generation: u32,
     /// When it wants to be looked at, if ever.
     pub(crate) deadline: Option<Instant>,
@@ -252,6 +284,7 @@ impl Connections {
         &mut self,
         opening: Opening,
         after: AfterHold,
+        slow: SlowClients,
         session: Option<Box<Session>>,
     ) -> ConnectionKey {
         self.generation = self.generation.wrapping_add(1);
@@ -260,6 +293,8 @@ impl Connections {
             phase: Phase::Opening(Box::new(opening)),
             is_dirty: false,
             after,
+            event_ids: EventIds::AsPublished,
+            slow,
             generation: self.generation,
             deadline: None,
             keep_alive: None,

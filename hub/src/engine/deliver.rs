@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use grip::events;
 use grip::filter::{self, Filter, FilterError, Reply, Step};
 use grip::hold::Answer;
 use grip::instruct::Status;
@@ -14,9 +15,10 @@ use grip::websocket::message::Message;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
-use super::connections::{Connection, Lane, Phase};
-use super::session::{Asking, Busy, Content, Session, Slot};
-use super::{Engine, Output, mark_dirty};
+use super::connections::{Connection, EventIds, Lane, Phase};
+use super::session::{Asking, Busy, Content, Pending, Session, Slot, Source};
+use super::{Engine, Output, Room, mark_dirty};
+use crate::config::SlowClients;
 use crate::errand::{Comparison, ErrandKind, Urgency};
 use crate::mailbox::{ConnectionKey, Sequenced};
 
@@ -54,6 +56,16 @@ impl<'a> Word<'a> {
         }
     }
 
+    /// Whether it says what is, rather than what to do.
+    fn is_content(&self) -> bool {
+        matches!(
+            self,
+            Self::Stream(HttpStream::Send { .. })
+                | Self::Message(WsMessage::Send { .. })
+                | Self::Response(HttpResponse::Send(_))
+        )
+    }
+
     /// What filters act on; nothing if the item only says what to do.
     fn content(&self) -> Bytes {
         match self {
@@ -74,9 +86,21 @@ impl Engine {
         let Some(session) = self.session(key) else {
             return;
         };
+        let channel = &sequenced.item.channel;
+        if session.leaves_out(channel) {
+            return;
+        }
         if session.is_idle() && session.backlog.is_empty() {
-            self.process(key, sequenced, now);
+            let pending = Pending {
+                sequenced: Arc::clone(sequenced),
+                source: Source::Live,
+            };
+            self.process(key, pending, now);
+            // The item may be what the connection could not take.
+            self.go_on(key, now);
         } else if !session.keep(sequenced) {
+            // What it can't remember it can ask for, if it knows where it is.
+            session.has_missed |= session.checks(channel);
             self.counters.backlog_dropped.increment();
         }
     }
@@ -86,8 +110,16 @@ impl Engine {
         while let Some(session) = self.session(key)
             && session.is_idle()
         {
-            if let Some(sequenced) = session.backlog.pop_front() {
-                self.process(key, &sequenced, now);
+            if self.awaits_client(key, now) {
+                return;
+            }
+            let Some(session) = self.session(key) else {
+                return;
+            };
+            if let Some(pending) = session.next_pending() {
+                self.process(key, pending, now);
+            } else if session.has_missed {
+                self.catch_up(key);
             } else {
                 if let Some(urgency) = session.wish.take() {
                     self.follow(key, urgency);
@@ -97,12 +129,15 @@ impl Engine {
         }
     }
 
-    fn process(&mut self, key: ConnectionKey, sequenced: &Arc<Sequenced>, now: Instant) {
+    fn process(&mut self, key: ConnectionKey, pending: Pending, now: Instant) {
+        let sequenced = &pending.sequenced;
         let item = &sequenced.item;
+        let limit = self.slow_consumer.max_pending_bytes;
         let (_, connection) = self.connections.live(key.index);
-        let Some(word) = Word::of(&connection.phase, item) else {
-            return;
-        };
+        let word = Word::of(&connection.phase, item);
+        let content = word.as_ref().map_or(Bytes::new(), Word::content);
+        let has_room = connection.has_room(content.len(), limit);
+        let policy = connection.slow;
         let is_response = matches!(connection.phase, Phase::Response(_));
         let Some(session) = connection.session.as_deref_mut() else {
             return;
@@ -117,14 +152,35 @@ impl Engine {
         };
         let has_next = session.next.is_some();
         let slot = &mut session.slots[index];
-        if slot.has(item) {
-            // The origin wrote it before it was published.
+        if slot.has(sequenced) {
+            // The origin wrote it before it was published, or the connection has had it.
             return;
         }
-        if !slot.continues_with(item) {
+        let continues = slot.continues_with(item);
+        let Some(word) = word else {
+            // Others of its channel follow it, of whatever kind.
+            if continues {
+                slot.pass(sequenced);
+            }
+            return;
+        };
+        if slot.is_checked() && !has_room && policy != SlowClients::Disconnect {
+            // It comes back for this when its client has read more.
+            session.has_missed = true;
+            self.counters.overflows.increment();
+            return;
+        }
+        if !continues {
             self.counters.gaps.increment();
             if is_response || has_next {
-                return self.ask_again(key);
+                self.ask_again(key);
+                // What the origin says may lead up to it.
+                if let Some(session) = self.session(key)
+                    && !session.is_idle()
+                {
+                    session.put_back(pending);
+                }
+                return;
             }
             // Nobody can be asked for what is missing; the rest is better than nothing.
         }
@@ -133,18 +189,17 @@ impl Engine {
             self.counters.filter_errors.increment();
             return self.end_in_debug(key, &mismatch.to_string());
         }
-        slot.advance(item);
-        self.filter(key, sequenced, (None, 0), word.content(), now);
+        slot.advance(sequenced);
+        if pending.source == Source::History && !word.is_content() {
+            return;
+        }
+        self.filter(key, sequenced, (None, 0), content, now);
     }
 
     /// The origin knows what the connection missed.
-    fn ask_again(&mut self, key: ConnectionKey) {
+    pub(super) fn ask_again(&mut self, key: ConnectionKey) {
         let (_, connection) = self.connections.live(key.index);
-        let is_response = matches!(connection.phase, Phase::Response(_));
-        if let Some(session) = &mut connection.session {
-            session.backlog.clear();
-        }
-        if is_response {
+        if matches!(connection.phase, Phase::Response(_)) {
             self.retry(key, Comparison::New);
         } else {
             self.follow(key, Urgency::Low);
@@ -239,8 +294,12 @@ impl Engine {
             Some(Word::Stream(HttpStream::Send {
                 content: original, ..
             })) => match Content::compare(&original.plain(), content) {
-                Content::Original => self.append(key, original, now),
+                Content::Original => {
+                    let content = connection.stream_content(sequenced, original);
+                    self.append(key, content, now);
+                }
                 Content::Filtered(content) => {
+                    let content = connection.filtered_content(sequenced, content);
                     self.append(key, &StreamContent::new(&content), now);
                 }
             },
@@ -274,11 +333,12 @@ impl Engine {
             return;
         };
         let bytes = framing.frame(content);
-        if connection.outbox.pending_bytes() + bytes.len() > self.slow_consumer.max_pending_bytes {
+        let limit = self.slow_consumer.max_pending_bytes;
+        if connection.make_room(bytes.len(), limit, &self.counters) == Room::None {
             return self.drop_slow(key);
         }
         self.counters.deliveries.increment();
-        connection.outbox.push(bytes);
+        connection.outbox.push_item(bytes);
         connection.restart_keep_alive(now);
         mark_dirty(&mut self.dirty, key, connection);
     }
@@ -379,6 +439,14 @@ impl Connection {
             Lane::Closed => return None,
         };
         Some(sequenced.encoded.as_ref()?.frame(deflate))
+    }
+
+    /// An item's content as filters left it, as this stream has it.
+    fn filtered_content(&self, sequenced: &Sequenced, content: Bytes) -> Bytes {
+        match (self.event_ids, &sequenced.item.id) {
+            (EventIds::Written, Some(id)) => events::with_id(&content, id).unwrap_or(content),
+            _ => content,
+        }
     }
 
     /// Whether the client has a part of a body that is still coming.

@@ -11,11 +11,12 @@ use grip::filter::BodyFilter;
 use grip::instruct::HoldMode;
 use grip::publish::StreamContent;
 
+use super::catch_up::Gap;
 use super::connections::Phase;
 use super::session::{Busy, Receiving, Session, Slot};
 use super::{AfterBody, AfterStart, Engine, KeepAliveRule, Output, mark_dirty};
 use crate::errand::{Comparison, ErrandKind, LinkError, Linked, News, Next, Receipt, Urgency};
-use crate::mailbox::{Attachment, Conflict, ConnectionKey, Sequence};
+use crate::mailbox::{CatchUp, ConnectionKey, Sequence, Wanted};
 
 /// Bytes that a client may have to read before the sender of a body has to wait for it.
 const MUCH: usize = 64 * 1024;
@@ -28,7 +29,7 @@ impl Engine {
         &mut self,
         key: ConnectionKey,
         then: AfterStart,
-        conflict: Conflict,
+        gap: Gap,
         now: Instant,
     ) {
         let Some(session) = self.session(key) else {
@@ -45,11 +46,10 @@ impl Engine {
                 self.outputs.push_back(Output::Feed(key));
             }
         }
-        if conflict == Conflict::Found
+        if gap == Gap::Found
             && let Some(session) = self.session(key)
         {
             session.wish = session.wish.max(Some(Urgency::Low));
-            self.counters.gaps.increment();
         }
         self.go_on(key, now);
     }
@@ -67,7 +67,7 @@ impl Engine {
         match session.busy {
             // What is asked already is the newest there is.
             Busy::Following | Busy::Receiving(_) => return,
-            Busy::Feeding | Busy::Asking(_) => {
+            Busy::Feeding | Busy::Asking(_) | Busy::CatchingUp => {
                 session.wish = session.wish.max(Some(urgency));
                 return;
             }
@@ -203,11 +203,14 @@ impl Engine {
             return;
         };
         let behalf = &linked.behalf;
-        let wanted = Slot::all(
+        let mut wanted = Slot::all(
             &linked.instruct.channels,
             &behalf.route.prefix,
             &behalf.implicit,
         );
+        for slot in &mut wanted {
+            slot.as_of = Some(linked.asked_at);
+        }
         let (kept, left): (Vec<Slot>, Vec<Slot>) = std::mem::take(&mut session.slots)
             .into_iter()
             .partition(|slot| wanted.iter().any(|wanted| wanted.channel == slot.channel));
@@ -215,19 +218,21 @@ impl Engine {
         let mut joining = Vec::new();
         for wanted in wanted {
             match slots.iter_mut().find(|slot| slot.channel == wanted.channel) {
-                Some(slot) => *slot = wanted,
+                Some(slot) => *slot = slot.replaced_by(wanted),
                 None => joining.push(wanted),
             }
         }
-        let attachments: Vec<Attachment> = joining.iter().map(Slot::attachment).collect();
+        let wanted = Wanted {
+            channels: joining.iter().map(Slot::attachment).collect(),
+            resume: None,
+        };
         session.slots = slots;
         session.joining = joining;
         self.leave(key, &left);
-        if !attachments.is_empty() {
-            self.outputs.push_back(Output::Attach {
-                connection: key,
-                channels: attachments,
-            });
+        if !wanted.channels.is_empty() {
+            let connection = key;
+            self.outputs
+                .push_back(Output::Attach { connection, wanted });
         }
     }
 
@@ -261,10 +266,18 @@ impl Engine {
     }
 
     /// The broker has attached a connection to channels that a link added.
-    pub(super) fn join(&mut self, key: ConnectionKey, cursor: Sequence, now: Instant) {
+    pub(super) fn join(
+        &mut self,
+        key: ConnectionKey,
+        cursor: Sequence,
+        catch_up: Option<Box<CatchUp>>,
+        now: Instant,
+    ) {
         let connection = self.connections.get(key);
         if connection.is_some_and(|it| matches!(it.phase, Phase::WebSocket(..))) {
-            return self.join_next(key, cursor);
+            self.join_next(key, cursor);
+            self.take_catch_up(key, catch_up);
+            return self.go_on(key, now);
         }
         let Some(session) = self.session(key) else {
             return;
@@ -275,6 +288,11 @@ impl Engine {
             if let Some(session) = self.session(key) {
                 session.slots.push(slot);
             }
+        }
+        if self.take_catch_up(key, catch_up) == Gap::Found
+            && let Some(session) = self.session(key)
+        {
+            session.wish = session.wish.max(Some(Urgency::Low));
         }
         self.go_on(key, now);
     }
@@ -299,7 +317,7 @@ impl Engine {
         let filter = match &mut session.busy {
             Busy::Feeding => None,
             Busy::Receiving(receiving) => receiving.filter.as_mut(),
-            Busy::Idle | Busy::Following | Busy::Asking(_) => return,
+            Busy::Idle | Busy::Following | Busy::Asking(_) | Busy::CatchingUp => return,
         };
         let bytes = match filter.map(|filter| filter.push(shared.plain())) {
             None => framing.frame(shared),
@@ -372,6 +390,7 @@ impl Engine {
     }
 
     pub(super) fn handle_beat(&mut self, key: ConnectionKey, now: Instant) {
+        self.handle_stall(key, now);
         let Some(session) = self.session(key) else {
             return;
         };

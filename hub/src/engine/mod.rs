@@ -4,6 +4,7 @@
 //! calls `handle_*` with what happened, then takes [`Engine::poll_output`] and
 //! [`Engine::next_dirty`] until both are empty. Read [`Engine`] and [`connections::Phase`] first.
 
+mod catch_up;
 pub(crate) mod connections;
 mod deadlines;
 mod deliver;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use grip::channel::ItemId;
 use grip::hold::Answer;
 use grip::http1::{LAST_CHUNK, Persistence};
 use grip::publish::{HttpResponse, HttpStream, StreamContent, WsMessage};
@@ -32,20 +34,22 @@ use grip::{ChannelName, Limits};
 use http::HeaderMap;
 use rustc_hash::FxHashSet;
 
+use crate::config::SlowClients;
 use crate::counters::Counters;
 use crate::errand::{Again, Behalf, Comparison, ErrandKind};
 use crate::handshake::Handshake;
-use crate::mailbox::{Attachment, Conflict, ConnectionKey, Sequence, Sequenced};
+use crate::mailbox::{CatchUp, ConnectionKey, Sequence, Sequenced, Wanted};
 
 pub(crate) use connections::{
-    AfterBody, AfterHold, AfterStart, HoldKind, KeepAliveRule, Repeat, Reply, StreamFraming,
-    Waiting,
+    AfterBody, AfterHold, AfterStart, Events, HoldKind, KeepAliveRule, Repeat, Reply, Resume,
+    StreamFraming, Waiting,
 };
 pub(crate) use outbox::Outbox;
-pub(crate) use session::{Session, Slot};
+pub(crate) use session::{OnGap, Session, Slot};
 pub(crate) use websocket::Flow;
 
-use connections::{Beat, Care, Connection, Connections, Lane, Opening, Phase};
+use catch_up::Gap;
+use connections::{Beat, Care, Connection, Connections, EventIds, Lane, Opening, Phase};
 use deadlines::Deadlines;
 use subscriptions::Subscriptions;
 use websocket::Incoming;
@@ -64,7 +68,12 @@ pub(crate) enum Output {
     /// [`Engine::handle_attached`].
     Attach {
         connection: ConnectionKey,
-        channels: Vec<Attachment>,
+        wanted: Wanted,
+    },
+    /// Ask the broker what this connection has missed; answered by [`Engine::handle_caught_up`].
+    CatchUp {
+        connection: ConnectionKey,
+        wanted: Wanted,
     },
     /// Tell the broker that one connection less wants each of these channels.
     Detach(Vec<ChannelName>),
@@ -126,16 +135,15 @@ pub(crate) struct Hold {
     /// The channels, each once.
     pub(crate) slots: Vec<Slot>,
     pub(crate) after: AfterHold,
+    pub(crate) slow: SlowClients,
     /// Needed if any slot [needs one](Slot::needs_session) or there are links.
     pub(crate) session: Option<Box<Session>>,
 }
 
-/// What happens to a connection whose outbox is full.
-///
-/// The policies that drop items instead belong beside this one.
+/// When a connection is a slow consumer; what becomes of it then says its [`SlowClients`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SlowConsumer {
-    /// The connection ends when more bytes than this wait for it.
+    /// More bytes than this wait for it.
     pub(crate) max_pending_bytes: usize,
 }
 
@@ -201,29 +209,33 @@ impl Engine {
     /// whoever sees the head of a stream gets everything that is published afterwards.
     pub(crate) fn open(&mut self, hold: Hold, now: Instant) -> ConnectionKey {
         self.now = now;
-        let attachments: Vec<Attachment> = hold.slots.iter().map(Slot::attachment).collect();
+        let wanted = Wanted {
+            channels: hold.slots.iter().map(Slot::attachment).collect(),
+            resume: hold.kind.resume().cloned(),
+        };
         let opening = Opening {
             kind: hold.kind,
             slots: hold.slots,
         };
-        let connection = self.connections.insert(opening, hold.after, hold.session);
-        if attachments.is_empty() {
-            self.handle_attached(connection, Sequence::default(), Conflict::None, now);
+        let connection = self
+            .connections
+            .insert(opening, hold.after, hold.slow, hold.session);
+        if wanted.channels.is_empty() {
+            self.handle_attached(connection, Sequence::default(), None, now);
         } else {
-            self.outputs.push_back(Output::Attach {
-                connection,
-                channels: attachments,
-            });
+            self.outputs
+                .push_back(Output::Attach { connection, wanted });
         }
         connection
     }
 
-    /// The broker has attached the connection: items after `cursor` are for it.
+    /// The broker has attached the connection: items after `cursor` are for it, behind what it has
+    /// missed.
     pub(crate) fn handle_attached(
         &mut self,
         key: ConnectionKey,
         cursor: Sequence,
-        conflict: Conflict,
+        catch_up: Option<Box<CatchUp>>,
         now: Instant,
     ) {
         self.now = now;
@@ -234,7 +246,7 @@ impl Engine {
         let phase = std::mem::replace(&mut connection.phase, Phase::Ending);
         let Phase::Opening(opening) = phase else {
             connection.phase = phase;
-            return self.join(key, cursor, now);
+            return self.join(key, cursor, catch_up, now);
         };
         for slot in &opening.slots {
             self.subscribe(key, &slot.channel, cursor);
@@ -249,18 +261,21 @@ impl Engine {
                 framing,
                 keep_alive,
                 then,
+                events,
             } => {
+                let (start, ids, gap) = self.resume(key, start, events, catch_up);
                 self.begin_stream(key, start, framing, now);
+                self.connections.live(key.index).1.event_ids = ids;
                 self.set_keep_alive(key, keep_alive, now);
-                self.begin_session(key, then, conflict, now);
+                self.begin_session(key, then, gap, now);
             }
             HoldKind::Response { waiting, timeout } => {
                 self.begin_response(key, waiting, timeout, now);
-                if conflict == Conflict::Found {
-                    self.counters.gaps.increment();
+                match self.take_catch_up(key, catch_up) {
+                    Gap::None => self.go_on(key, now),
                     // What the origin says then is not compared again: it may know less than was
                     // published, and would be asked for ever.
-                    self.retry(key, Comparison::Never);
+                    Gap::Found => self.retry(key, Comparison::Never),
                 }
             }
             HoldKind::WebSocket(start) => self.begin_websocket(key, *start, now),
@@ -352,14 +367,13 @@ impl Engine {
                 Reaction::Nothing => {}
                 Reaction::Act => acting.push(key),
                 Reaction::Append(bytes) => {
-                    let pending = connection.outbox.pending_bytes() + bytes.len();
                     let limit = self.slow_consumer.max_pending_bytes;
-                    if pending > limit && pending > limit + connection.allowance() {
+                    if connection.make_room(bytes.len(), limit, &self.counters) == Room::None {
                         slow.push(key);
                         continue;
                     }
                     self.counters.deliveries.increment();
-                    connection.outbox.push(bytes);
+                    connection.outbox.push_item(bytes);
                     connection.restart_keep_alive(now);
                     mark_dirty(&mut self.dirty, key, connection);
                 }
@@ -704,6 +718,10 @@ impl Engine {
     pub(crate) fn handle_flushed(&mut self, key: ConnectionKey, now: Instant) -> Option<AfterHold> {
         self.now = now;
         let connection = self.connections.get(key)?;
+        if connection.session.is_some() {
+            self.go_on_after_write(key, now);
+        }
+        let connection = self.connections.get(key)?;
         if let Phase::WebSocket(front, _) = connection.phase {
             let ends = front.care == Care::AfterWrite && self.websocket_written(key, now);
             return ends.then_some(AfterHold::Close);
@@ -808,12 +826,69 @@ impl Engine {
     }
 }
 
+/// Whether an item fits into an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// It does not, and its connection is to end.
+    None,
+    Some,
+}
+
+impl HoldKind {
+    /// The last item that the client says that it has.
+    fn resume(&self) -> Option<&ItemId> {
+        match self {
+            Self::Stream {
+                events: Events::Resumed(resume),
+                ..
+            } => Some(&resume.last_id),
+            _ => None,
+        }
+    }
+}
+
 impl Connection {
+    /// Whether so many more bytes may wait.
+    fn has_room(&self, bytes: usize, limit: usize) -> bool {
+        let pending = self.outbox.pending_bytes() + bytes;
+        pending <= limit || pending <= limit + self.allowance()
+    }
+
+    /// Makes room for an item of so many bytes, as it is to be made for slow clients.
+    fn make_room(&mut self, bytes: usize, limit: usize, counters: &Counters) -> Room {
+        if self.has_room(bytes, limit) {
+            return Room::Some;
+        }
+        let dropped = match self.slow {
+            SlowClients::Disconnect => return Room::None,
+            // More than need be, so that not every item looks through the whole outbox.
+            SlowClients::DropOldest => {
+                let allowed = (limit + self.allowance()) / 4 * 3;
+                self.outbox.drop_items(allowed.saturating_sub(bytes))
+            }
+            SlowClients::LatestOnly => self.outbox.drop_items(0),
+        };
+        counters.dropped_items.add(dropped);
+        Room::Some
+    }
+
     /// Bytes that may wait beside items.
     fn allowance(&self) -> usize {
         match &self.phase {
             Phase::WebSocket(_, socket) => socket.allowance(),
             _ => 0,
+        }
+    }
+
+    /// An item's content as this stream has it.
+    fn stream_content<'a>(
+        &self,
+        sequenced: &'a Sequenced,
+        content: &'a StreamContent,
+    ) -> &'a StreamContent {
+        match self.event_ids {
+            EventIds::AsPublished => content,
+            EventIds::Written => sequenced.event().unwrap_or(content),
         }
     }
 
@@ -866,6 +941,7 @@ fn reaction(connection: &Connection, sequenced: &Sequenced) -> Reaction {
     let item = &sequenced.item;
     match (&connection.phase, &item.http_stream, &item.http_response) {
         (Phase::Stream(framing), Some(HttpStream::Send { content, .. }), _) => {
+            let content = connection.stream_content(sequenced, content);
             Reaction::Append(framing.frame(content))
         }
         (Phase::WebSocket(front, _), _, _) => match (front.lane, &item.ws_message) {

@@ -17,12 +17,36 @@ pub(crate) struct Outbox {
         clippy::box_collection,
         reason = "idle connections pay for a pointer, not for a queue"
     )]
-    rest: Option<Box<VecDeque<Bytes>>>,
+    rest: Option<Box<VecDeque<Piece>>>,
     pending: usize,
 }
 
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    kind: PieceKind,
+}
+
+/// Whether what comes behind a piece has a meaning without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PieceKind {
+    /// It has: this is an item as it was published.
+    Item,
+    Other,
+}
+
 impl Outbox {
+    /// Appends what must not be left out.
     pub(crate) fn push(&mut self, bytes: Bytes) {
+        self.append(bytes, PieceKind::Other);
+    }
+
+    /// Appends an item.
+    pub(crate) fn push_item(&mut self, bytes: Bytes) {
+        self.append(bytes, PieceKind::Item);
+    }
+
+    fn append(&mut self, bytes: Bytes, kind: PieceKind) {
         if bytes.is_empty() {
             return;
         }
@@ -30,8 +54,28 @@ impl Outbox {
         if self.first.is_empty() {
             self.first = bytes;
         } else {
-            self.rest.get_or_insert_default().push_back(bytes);
+            let rest = self.rest.get_or_insert_default();
+            rest.push_back(Piece { bytes, kind });
         }
+    }
+
+    /// Leaves out the oldest items of which nothing was written, until at most `allowed` bytes
+    /// wait or no such item is left. Says how many.
+    pub(crate) fn drop_items(&mut self, allowed: usize) -> u64 {
+        let Some(rest) = &mut self.rest else {
+            return 0;
+        };
+        let mut dropped = 0;
+        let pending = &mut self.pending;
+        rest.retain(|piece| {
+            let stays = piece.kind == PieceKind::Other || *pending <= allowed;
+            if !stays {
+                *pending -= piece.bytes.len();
+                dropped += 1;
+            }
+            stays
+        });
+        dropped
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -55,7 +99,12 @@ impl Outbox {
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let pieces = std::iter::once(&self.first)
             .filter(|first| !first.is_empty())
-            .chain(self.rest.iter().flat_map(|rest| rest.iter()));
+            .chain(
+                self.rest
+                    .iter()
+                    .flat_map(|rest| rest.iter())
+                    .map(|it| &it.bytes),
+            );
         slices
             .iter_mut()
             .zip(pieces)
@@ -82,7 +131,7 @@ impl Outbox {
                 *self = Self::default();
                 return;
             };
-            self.first = next;
+            self.first = next.bytes;
         }
         self.first.advance(written);
     }
@@ -139,6 +188,24 @@ mod tests {
         assert!(outbox.weight() > 60_000);
         outbox.consume(2000);
         assert!(outbox.weight() < 100);
+    }
+
+    #[test]
+    fn items_are_left_out_and_nothing_else() {
+        let mut outbox = Outbox::default();
+        outbox.push_item(Bytes::from_static(b"ab"));
+        outbox.push_item(Bytes::from_static(b"cd"));
+        outbox.push(Bytes::from_static(b"-"));
+        outbox.push_item(Bytes::from_static(b"ef"));
+        outbox.consume(1);
+        assert_eq!(outbox.drop_items(6), 0);
+        assert_eq!(outbox.drop_items(4), 1);
+        assert_eq!(content(&outbox), b"b-ef");
+        assert_eq!(outbox.drop_items(0), 1);
+        assert_eq!(content(&outbox), b"b-");
+        assert_eq!(outbox.pending_bytes(), 2);
+        outbox.consume(2);
+        assert_eq!(outbox.drop_items(0), 0);
     }
 
     #[test]

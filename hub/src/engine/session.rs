@@ -15,7 +15,7 @@ use grip::publish::Item;
 use http::Uri;
 
 use crate::errand::{Again, Behalf, Comparison, Last, Linked, Next, Receipt, Urgency};
-use crate::mailbox::{Attachment, Sequenced};
+use crate::mailbox::{Attachment, Position, Sequence, Sequenced};
 
 /// Items that wait for one connection while it waits for an origin; more are dropped and counted.
 const BACKLOG: usize = 100;
@@ -40,10 +40,33 @@ pub(crate) struct Session {
     pub(super) wish: Option<Urgency>,
     /// Channels that the broker is attaching the connection to, after its start.
     pub(super) joining: Vec<Slot>,
-    /// Items that came while the connection was busy.
-    pub(super) backlog: VecDeque<Arc<Sequenced>>,
+    /// Items that came while the connection was busy, and those that it has missed.
+    pub(super) backlog: VecDeque<Pending>,
+    /// How many of them it has missed.
+    replays: usize,
+    /// Whether more was missed than waits here: items of channels whose ids are checked are left
+    /// out until the broker is asked for them.
+    pub(super) has_missed: bool,
+    /// When the client must have read something, if it is waited for.
+    pub(super) stalls_at: Option<Instant>,
     /// Kept while the client has much to read, to keep whoever sends a body from sending more.
     pub(super) receipt: Option<Rc<Receipt>>,
+}
+
+/// An item that waits for its connection.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pub(super) sequenced: Arc<Sequenced>,
+    pub(super) source: Source,
+}
+
+/// Why a connection gets an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// It was published just now.
+    Live,
+    /// The connection has missed it. What it told those to do who were there is over.
+    History,
 }
 
 /// What a session waits for; items wait behind it.
@@ -59,6 +82,8 @@ pub(super) enum Busy {
     Receiving(Box<Receiving>),
     /// For what a server says of an item.
     Asking(Box<Asking>),
+    /// For what it has missed, from the broker.
+    CatchingUp,
 }
 
 /// The answer of a next link, while its body comes.
@@ -86,10 +111,28 @@ pub(crate) struct Slot {
     pub(crate) name: ChannelName,
     pub(crate) prev_id: PrevId,
     pub(crate) filters: Box<[Filter]>,
+    /// The origin wrote what the connection has at this time, or later; absent: nobody knows.
+    pub(crate) as_of: Option<Instant>,
+    pub(crate) on_gap: OnGap,
+    /// The last item that was taken.
+    seen: Sequence,
     /// Whether an item came since the last beat.
     pub(super) is_heard: bool,
-    /// Whether the id is compared with the last one published when the connection attaches.
-    pub(super) is_compared: bool,
+    /// Whether the item of the last id is still to come, and what comes before it is known.
+    pub(super) is_ahead: bool,
+    /// Whether the last id came with the answer of a link, and is another than before.
+    pub(super) is_moved: bool,
+}
+
+/// What becomes of a connection that lacks items which nobody here remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnGap {
+    /// Its origin is asked for them.
+    Recover,
+    /// Its origin was asked, and stays with what it said; the next item shows who is right.
+    Wait,
+    /// Nobody can be asked: it goes on with what comes.
+    GoOn,
 }
 
 /// The id of the last item that a connection has of a channel.
@@ -115,6 +158,9 @@ impl Session {
             wish: None,
             joining: Vec::new(),
             backlog: VecDeque::new(),
+            replays: 0,
+            has_missed: false,
+            stalls_at: None,
             receipt: None,
         }
     }
@@ -137,11 +183,64 @@ impl Session {
 
     /// Keeps an item for later; false if too many wait.
     pub(super) fn keep(&mut self, sequenced: &Arc<Sequenced>) -> bool {
-        let has_room = self.backlog.len() < BACKLOG;
+        let has_room = self.backlog.len() < BACKLOG + self.replays;
         if has_room {
-            self.backlog.push_back(Arc::clone(sequenced));
+            self.backlog.push_back(Pending {
+                sequenced: Arc::clone(sequenced),
+                source: Source::Live,
+            });
         }
         has_room
+    }
+
+    /// Keeps what the connection has missed, however much it is.
+    pub(super) fn keep_missed(&mut self, missed: Vec<Arc<Sequenced>>) {
+        self.replays += missed.len();
+        self.backlog
+            .extend(missed.into_iter().map(|sequenced| Pending {
+                sequenced,
+                source: Source::History,
+            }));
+    }
+
+    /// The next item that waits.
+    pub(super) fn next_pending(&mut self) -> Option<Pending> {
+        let pending = self.backlog.pop_front()?;
+        if pending.source == Source::History {
+            self.replays -= 1;
+        }
+        if self.backlog.is_empty() {
+            // What was missed may have been much.
+            self.backlog = VecDeque::new();
+        }
+        Some(pending)
+    }
+
+    /// An item waits again, before all others.
+    pub(super) fn put_back(&mut self, pending: Pending) {
+        if pending.source == Source::History {
+            self.replays += 1;
+        }
+        self.backlog.push_front(pending);
+    }
+
+    /// Whether more is to be had from the broker or out of the history, once the client has read
+    /// what it has.
+    pub(super) fn waits_for_client(&self) -> bool {
+        let next = self.backlog.front();
+        next.map_or(self.has_missed, |next| next.source == Source::History)
+    }
+
+    /// Whether items of this channel are left out now, because the broker is going to be asked for
+    /// them.
+    pub(super) fn leaves_out(&self, channel: &ChannelName) -> bool {
+        (self.has_missed || matches!(self.busy, Busy::CatchingUp)) && self.checks(channel)
+    }
+
+    /// Whether the ids of a channel's items are checked.
+    pub(super) fn checks(&self, channel: &ChannelName) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.channel == *channel && slot.is_checked())
     }
 
     /// The last ids of all channels that are checked; GRIP `Grip-Last`.
@@ -198,18 +297,29 @@ impl Session {
         is_heard
     }
 
-    /// Forgets items that came before the ids at which a new instruction begins.
+    /// Forgets items that came before the ids at which a new instruction begins. What came between
+    /// such an id and the items that wait was missed.
     pub(super) fn forget_older(&mut self) {
-        for slot in self.slots.iter().chain(&self.joining) {
+        for slot in self.slots.iter_mut().chain(&mut self.joining) {
             let PrevId::Is(id) = &slot.prev_id else {
                 continue;
             };
-            let mut has_begun = false;
-            self.backlog.retain(|sequenced| {
-                let item = &sequenced.item;
-                has_begun |= item.channel == slot.channel && follows(item, id.as_str());
-                has_begun || item.channel != slot.channel
+            let (mut has_begun, mut is_known) = (false, false);
+            let replays = &mut self.replays;
+            self.backlog.retain(|pending| {
+                let item = &pending.sequenced.item;
+                if item.channel != slot.channel {
+                    return true;
+                }
+                has_begun |= follows(item, id.as_str());
+                is_known |= has_begun || item.id.as_ref() == Some(id);
+                if !has_begun && pending.source == Source::History {
+                    *replays -= 1;
+                }
+                has_begun
             });
+            self.has_missed |= slot.is_moved && !is_known;
+            slot.is_moved = false;
         }
     }
 }
@@ -231,40 +341,62 @@ impl Slot {
                         .iter()
                         .filter_map(|name| Filter::named(name))
                         .collect(),
-                    is_heard: false,
-                    is_compared: true,
+                    ..Self::unchecked(channel.name.clone())
                 });
             }
         }
         for channel in implicit {
             if seen.insert(channel.clone()) {
-                slots.push(Self {
-                    channel: channel.clone(),
-                    name: channel.clone(),
-                    prev_id: PrevId::Unchecked,
-                    filters: Box::default(),
-                    is_heard: false,
-                    is_compared: true,
-                });
+                slots.push(Self::unchecked(channel.clone()));
             }
         }
         slots
     }
 
-    /// A channel that a WebSocket is subscribed to, whose ids nobody checks.
+    /// A channel whose ids nobody checks.
+    fn unchecked(channel: ChannelName) -> Self {
+        Self {
+            name: channel.clone(),
+            channel,
+            prev_id: PrevId::Unchecked,
+            filters: Box::default(),
+            as_of: None,
+            on_gap: OnGap::Recover,
+            seen: Sequence::default(),
+            is_heard: false,
+            is_ahead: false,
+            is_moved: false,
+        }
+    }
+
+    /// A channel that a WebSocket is subscribed to.
     pub(super) fn websocket(
         channel: ChannelName,
         name: ChannelName,
+        prev_id: Option<&ItemId>,
         filters: Box<[Filter]>,
     ) -> Self {
         Self {
-            channel,
             name,
-            prev_id: PrevId::Unchecked,
+            prev_id: PrevId::of(prev_id),
             filters,
-            is_heard: false,
-            is_compared: false,
+            ..Self::unchecked(channel)
         }
+    }
+
+    /// What a link's answer says in place of this one, which it was asked with.
+    pub(super) fn replaced_by(&self, wanted: Self) -> Self {
+        Self {
+            on_gap: OnGap::Wait,
+            seen: self.seen,
+            is_moved: wanted.prev_id != self.prev_id,
+            ..wanted
+        }
+    }
+
+    /// Whether the ids of items are checked.
+    pub(super) fn is_checked(&self) -> bool {
+        self.prev_id != PrevId::Unchecked
     }
 
     /// Whether a connection needs a session because of this channel.
@@ -277,26 +409,41 @@ impl Slot {
     pub(crate) fn compare_after(&mut self, again: &Again) {
         let is_known =
             |last: &Last| last.name == self.name && self.prev_id.id() == Some(last.id.as_str());
-        self.is_compared = again.comparison == Comparison::New && !again.last.iter().any(is_known);
+        if again.comparison == Comparison::Never || again.last.iter().any(is_known) {
+            self.on_gap = OnGap::Wait;
+        }
     }
 
     pub(super) fn attachment(&self) -> Attachment {
-        let prev_id = match &self.prev_id {
-            PrevId::Is(id) if self.is_compared => Some(id.clone()),
-            PrevId::Is(_) | PrevId::Unchecked => None,
+        let position = match &self.prev_id {
+            PrevId::Is(prev_id) => Some(Position {
+                prev_id: prev_id.clone(),
+                as_of: self.as_of,
+            }),
+            PrevId::Unchecked => None,
         };
         Attachment {
             channel: self.channel.clone(),
-            prev_id,
+            position,
         }
     }
 
     /// Whether the connection has the item already.
-    pub(super) fn has(&self, item: &Item) -> bool {
-        match (&self.prev_id, &item.id) {
+    pub(super) fn has(&mut self, sequenced: &Sequenced) -> bool {
+        let item = &sequenced.item;
+        let is_last = match (&self.prev_id, &item.id) {
             (PrevId::Is(last), Some(id)) => last == id,
             _ => false,
+        };
+        if is_last || (self.is_ahead && self.continues_with(item)) {
+            self.is_ahead = false;
         }
+        let is_seen = sequenced.sequence <= self.seen;
+        if is_seen && self.is_checked() && self.continues_with(item) {
+            // A link's answer went back behind it.
+            self.prev_id = PrevId::of(item.id.as_ref());
+        }
+        is_last || self.is_ahead || is_seen
     }
 
     /// Whether the item is the next one, as far as is known.
@@ -308,16 +455,27 @@ impl Slot {
     }
 
     /// The item was taken.
-    pub(super) fn advance(&mut self, item: &Item) {
+    pub(super) fn advance(&mut self, sequenced: &Sequenced) {
         self.is_heard = true;
-        if self.prev_id != PrevId::Unchecked {
-            self.prev_id = PrevId::of(item.id.as_ref());
+        self.pass(sequenced);
+    }
+
+    /// The item says nothing to connections of this kind; what follows it comes next.
+    pub(super) fn pass(&mut self, sequenced: &Sequenced) {
+        self.seen = sequenced.sequence;
+        if self.is_checked() {
+            self.prev_id = PrevId::of(sequenced.item.id.as_ref());
         }
+    }
+
+    /// The last id is this one from now on; without one, ids are not checked any more.
+    pub(super) fn go_on_from(&mut self, id: Option<&ItemId>) {
+        self.prev_id = PrevId::of(id);
     }
 }
 
 impl PrevId {
-    fn of(id: Option<&ItemId>) -> Self {
+    pub(super) fn of(id: Option<&ItemId>) -> Self {
         id.map_or(Self::Unchecked, |id| Self::Is(id.clone()))
     }
 

@@ -13,12 +13,13 @@ use grip::{Limits, publish};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::{
-    AfterBody, AfterHold, AfterStart, Answer, Arc, Behalf, Bytes, ChannelName, Conflict,
-    ConnectionKey, Duration, Engine, ErrandKind, Hold, HoldKind, Instant, KeepAliveRule,
+    AfterBody, AfterHold, AfterStart, Answer, Arc, Behalf, Bytes, CatchUp, ChannelName,
+    ConnectionKey, Duration, Engine, ErrandKind, Events, Hold, HoldKind, Instant, KeepAliveRule,
     LAST_CHUNK, Outbox, Output, Phase, Repeat, Reply, Sequence, Sequenced, Session, Slot,
-    SlowConsumer, StreamContent, StreamFraming, Waiting,
+    SlowClients, SlowConsumer, StreamContent, StreamFraming, Waiting,
 };
 use crate::errand::{LinkError, Linked, News, Next, Receipt, Way};
+use crate::mailbox::Standing;
 use crate::routes;
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
@@ -52,7 +53,7 @@ struct Simulation<'a> {
     /// How many connections the broker has on each channel.
     interest: BTreeMap<ChannelName, u64>,
     /// What the broker has not answered yet.
-    attaching: VecDeque<ConnectionKey>,
+    attaching: VecDeque<Question>,
     /// What origins have not answered yet.
     asked: VecDeque<(ConnectionKey, Asked)>,
     /// Who has not read all of what was in the outbox.
@@ -75,6 +76,13 @@ struct Client {
     received: Vec<u8>,
     /// What a stream without session gets, keep-alives and framing aside.
     expected: String,
+}
+
+/// What the broker was asked for.
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    Attach(ConnectionKey),
+    CatchUp(ConnectionKey),
 }
 
 /// What an origin was asked for.
@@ -177,6 +185,7 @@ impl<'a> Simulation<'a> {
             framing,
             keep_alive: keep_alive.map(|it| KeepAliveRule::new(&it, framing)),
             then,
+            events: Events::Plain,
         };
         let gone = (has_session && has(6)).then(|| Uri::from_static("http://origin/gone"));
         self.open(kind, Some(framing), has_session, next, gone);
@@ -242,6 +251,7 @@ impl<'a> Simulation<'a> {
             kind,
             slots: Slot::all(&instruct.channels, "", &[]),
             after: AfterHold::Reuse,
+            slow: SlowClients::Disconnect,
             session,
         };
         let key = self.engine.open(hold, self.now);
@@ -283,18 +293,20 @@ impl<'a> Simulation<'a> {
     }
 
     fn attach(&mut self) {
-        let conflict = match self.choose(8) {
-            0 => Conflict::Found,
-            _ => Conflict::None,
+        let catch_up = match self.choose(8) {
+            0 => Some(Box::new(behind())),
+            _ => None,
         };
-        if let Some(key) = self.attaching.pop_front() {
-            self.attached(key, conflict);
+        match self.attaching.pop_front() {
+            Some(Question::Attach(key)) => self.attached(key, catch_up),
+            Some(Question::CatchUp(key)) => self.engine.handle_caught_up(key, catch_up, self.now),
+            None => {}
         }
     }
 
-    fn attached(&mut self, key: ConnectionKey, conflict: Conflict) {
+    fn attached(&mut self, key: ConnectionKey, catch_up: Option<Box<CatchUp>>) {
         let cursor = Sequence(self.sequence);
-        self.engine.handle_attached(key, cursor, conflict, self.now);
+        self.engine.handle_attached(key, cursor, catch_up, self.now);
     }
 
     /// Whether the connection waits for the rest of a body.
@@ -457,6 +469,7 @@ impl<'a> Simulation<'a> {
             instruct,
             next: (choice & 2 != 0).then(next_link),
             behalf: Arc::clone(&self.behalf),
+            asked_at: self.now,
         }
     }
 
@@ -480,14 +493,14 @@ impl<'a> Simulation<'a> {
     fn settle(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Attach {
-                    connection,
-                    channels,
-                } => {
-                    for attachment in channels {
+                Output::Attach { connection, wanted } => {
+                    for attachment in wanted.channels {
                         *self.interest.entry(attachment.channel).or_default() += 1;
                     }
-                    self.attaching.push_back(connection);
+                    self.attaching.push_back(Question::Attach(connection));
+                }
+                Output::CatchUp { connection, .. } => {
+                    self.attaching.push_back(Question::CatchUp(connection));
                 }
                 Output::Detach(names) => names.iter().for_each(|name| self.detach(name)),
                 Output::Feed(key) => self.asked.push_back((key, Asked::Body)),
@@ -547,8 +560,8 @@ impl<'a> Simulation<'a> {
         self.write(usize::MAX);
         self.drain(usize::MAX);
         self.settle();
-        while let Some(key) = self.attaching.pop_front() {
-            self.attached(key, Conflict::None);
+        while !self.attaching.is_empty() {
+            self.attach();
             self.settle();
         }
         self.write(usize::MAX);
@@ -653,6 +666,16 @@ fn unchunked(mut body: &[u8]) -> Option<Vec<u8>> {
 fn numbers(content: &str) -> impl Iterator<Item = u64> {
     let items = content.split('<').skip(1);
     items.filter_map(|item| item.split_once('>')?.0.parse().ok())
+}
+
+/// A connection lacks items of all channels.
+fn behind() -> CatchUp {
+    let standing = |name: &&str| ((*name).into(), Standing::Behind { last_id: None });
+    CatchUp {
+        standings: CHANNELS.iter().map(standing).collect(),
+        missed: Vec::new(),
+        is_resumed: false,
+    }
 }
 
 fn next_link() -> Next {

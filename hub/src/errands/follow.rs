@@ -153,7 +153,8 @@ impl Errands {
         let fetch = self.fetches.borrow_mut().waiting.remove(&key);
         let members = fetch.map(|fetch| fetch.members).unwrap_or_default();
         let read = answer.and_then(|response| {
-            let linked = self.linked(&response, &key.uri, &behalf)?;
+            let (response, asked_at) = response;
+            let linked = self.linked(&response, (&key.uri, asked_at), &behalf)?;
             Ok((response, linked))
         });
         match read {
@@ -174,7 +175,7 @@ impl Errands {
         &self,
         key: &FetchKey,
         behalf: &Behalf,
-    ) -> Result<Response<Incoming>, LinkError> {
+    ) -> Result<(Response<Incoming>, std::time::Instant), LinkError> {
         for attempt in 0..=RETRIES {
             if attempt > 0 {
                 tokio::time::sleep(back_off(key, attempt)).await;
@@ -187,8 +188,11 @@ impl Errands {
                 body: Bytes::new(),
             };
             let uri = &key.uri;
+            let asked_at = Instant::now().into_std();
             match tokio::time::timeout(DEADLINE, self.send(behalf, question)).await {
-                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+                Ok(Ok(response)) if response.status().is_success() => {
+                    return Ok((response, asked_at));
+                }
                 Ok(Ok(response)) => {
                     tracing::info!(%uri, status = %response.status(), "a link was refused");
                 }
@@ -202,7 +206,7 @@ impl Errands {
     fn linked(
         &self,
         response: &Response<Incoming>,
-        uri: &Uri,
+        (uri, asked_at): (&Uri, std::time::Instant),
         behalf: &Behalf,
     ) -> Result<Linked, LinkError> {
         let headers = response.headers();
@@ -231,6 +235,7 @@ impl Errands {
                 implicit: behalf.implicit.clone(),
                 tells_errors: behalf.tells_errors,
             }),
+            asked_at,
         })
     }
 

@@ -5,6 +5,7 @@
 //! client's own but for its host, which [`GRIPLINE_HOST`] names and [`GRIPLINE_SIG`] vouches for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use grip::fields::{GRIPLINE_HOST, GRIPLINE_REFUSED, GRIPLINE_SIG, GRIPLINE_STALE};
@@ -15,6 +16,8 @@ use grip::signature::{Handoff, Keyring, SignatureError, verify_handoff_token, ve
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, SEC_WEBSOCKET_KEY};
 use http::{HeaderValue, Method, Request, StatusCode, request};
 
+use tokio::time::Instant;
+
 use super::body::{Progress, Unread};
 use super::error::ProxyError;
 use super::response::{self, Age, Origin};
@@ -22,6 +25,9 @@ use super::{Asked, ClientRequest, Manner, Original, Outcome, Proxy, target, text
 use crate::config::Limits;
 use crate::dressing::Dressing;
 use crate::routes::{Grip, Protocol, Route};
+
+/// How long an edge may take from its question to the origin to its hold request, at most.
+const EDGE_DELAY: Duration = Duration::from_secs(10);
 
 /// Why the edge gets no hold.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +173,10 @@ impl Proxy {
             dressing: manner.dressing.clone(),
             trust: admission.trust,
             again: None,
+            sent_at: Instant::now().into_std(),
+            age: Age::Unknown,
+            resume: self.event_resume(&admission.route, &mut head.headers),
+            slow: self.slow_clients(&admission.route),
         });
         if let Some(first) = admission.route.targets.first() {
             target::take_implicit(&mut asked, first);
@@ -184,9 +194,13 @@ impl Proxy {
         route: &Route,
     ) -> Result<Origin, ProxyError> {
         let is_stale = headers.remove(GRIPLINE_STALE).is_some();
-        if is_stale {
+        let age = if is_stale {
             self.counters.stale_answers.increment();
-        }
+            Age::Backup
+        } else {
+            let now = Instant::now().into_std();
+            Age::of(&headers, now.checked_sub(EDGE_DELAY).unwrap_or(now))
+        };
         let follows = route.grip == Grip::On && instruct::is_instruct(&headers);
         if follows && response::is_encoded(&headers) {
             return Err(ProxyError::Encoded);
@@ -196,7 +210,7 @@ impl Proxy {
             headers,
             body,
             rest: None,
-            age: if is_stale { Age::Backup } else { Age::Fresh },
+            age,
         })
     }
 

@@ -27,17 +27,19 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use grip::UnixTime;
+use grip::channel::ItemId;
 use grip::cross_origin::Cors;
 use grip::hold::Answer;
 use grip::websocket::event;
-use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{HOST, HeaderMap, HeaderName, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, SlowClients, SseResume};
 use crate::counters::Counters;
 use crate::dressing::Dressing;
 use crate::engine::{AfterHold, Hold, HoldKind};
@@ -48,6 +50,7 @@ use crate::upstream::{TlsConfig, Upstream};
 use body::Progress;
 use error::{Candour, ProxyError};
 use request::{PUSHPIN_ROUTE, Preparation};
+use response::Age;
 
 pub(crate) use body::{Content, OriginBody, ResponseBody};
 pub(crate) use link::{Links, resolve, way};
@@ -55,6 +58,9 @@ pub(crate) use replay::Original;
 pub(crate) use response::{is_encoded, respond};
 pub(crate) use target::endpoint;
 pub(crate) use websocket::Farewell;
+
+/// The last event that a client has; WHATWG HTML §9.2.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// A shard's way to the origins.
 #[derive(Debug)]
@@ -148,6 +154,23 @@ struct Asked {
     dressing: Option<Box<Dressing>>,
     trust: Trust,
     again: Option<Again>,
+    /// When the origin was asked, or earlier.
+    sent_at: std::time::Instant,
+    /// Of the answer, once there is one.
+    age: Age,
+    resume: EventResume,
+    slow: SlowClients,
+}
+
+/// Whether a stream of events is resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum EventResume {
+    /// That is the origin's affair.
+    Off,
+    /// The client has no event yet.
+    New,
+    /// The client has this one and those before it.
+    After(ItemId),
 }
 
 impl Asked {
@@ -285,6 +308,7 @@ impl Proxy {
             }
         }
         let path = route.rewrite_path(&path.unwrap_or_else(root));
+        let resume = self.event_resume(route, &mut head.headers);
         let behalf = Arc::new(behalf(&admission, &head.headers, &path, manner));
         // Boxed: it is handed on from step to step, and each would keep room for it.
         let asked = Box::new(Asked {
@@ -298,6 +322,10 @@ impl Proxy {
             dressing: manner.dressing.clone(),
             trust: admission.trust,
             again: again.clone(),
+            sent_at: Instant::now().into_std(),
+            age: Age::Unknown,
+            resume,
+            slow: self.slow_clients(route),
         });
         let preparation = Preparation {
             config: &self.config,
@@ -346,6 +374,27 @@ impl Proxy {
             trust,
             security,
         })
+    }
+
+    /// Whether a stream of events is resumed here. If so, the origin does not hear of it: what it
+    /// said to another client will do.
+    fn event_resume(&self, route: &Route, headers: &mut HeaderMap) -> EventResume {
+        if route.sse_resume != Setting::On && self.config.sse_resume == SseResume::Off {
+            return EventResume::Off;
+        }
+        let last_id = headers.remove(&LAST_EVENT_ID);
+        let last_id = last_id
+            .as_ref()
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        match last_id {
+            None | Some("") => EventResume::New,
+            Some(last_id) => EventResume::After(ItemId::new(last_id)),
+        }
+    }
+
+    /// What becomes of a route's clients that read too slowly.
+    fn slow_clients(&self, route: &Route) -> SlowClients {
+        route.slow.unwrap_or(self.config.slow_clients)
     }
 
     /// Whether a route's answers are opened to pages of other origins.

@@ -1,6 +1,6 @@
 //! From the origin's response to what the client gets.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use grip::ChannelName;
@@ -10,7 +10,7 @@ use grip::filter::{self, Context, Filter};
 use grip::hold::{self, Answer, PackedAnswer};
 use grip::http1::Framing;
 use grip::instruct::{HoldMode, Instruct, Status};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
+use http::header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Method, Response, Version};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -19,12 +19,12 @@ use hyper::ext::ReasonPhrase;
 use super::body::ResponseBody;
 use super::error::ProxyError;
 use super::link::Links;
-use super::{Asked, Held, Outcome, Proxy};
+use super::{Asked, EventResume, Held, Outcome, Proxy};
 use crate::config::Limits;
 use crate::dressing::Dressing;
 use crate::engine::{
-    AfterBody, AfterHold, AfterStart, Hold, HoldKind, KeepAliveRule, Repeat, Reply, Session, Slot,
-    StreamFraming, Waiting,
+    AfterBody, AfterHold, AfterStart, Events, Hold, HoldKind, KeepAliveRule, OnGap, Repeat, Reply,
+    Resume, Session, Slot, StreamFraming, Waiting,
 };
 use crate::handshake::Trust;
 use crate::routes::{Grip, Target};
@@ -46,13 +46,42 @@ pub(super) struct Origin {
     pub(super) age: Age,
 }
 
-/// Whether an answer's ids can be compared with what was published.
+/// How old an answer is, to tell what may have been published since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
-    Fresh,
+    /// The origin wrote it at this time, or later.
+    Since(Instant),
+    /// Nobody knows.
+    Unknown,
     /// It is a backup copy: it may be older than anything that is known, and nobody can be asked
     /// for what came after it.
     Backup,
+}
+
+impl Age {
+    /// Of an answer with these headers that was asked for at a time; RFC 9111 §5.1.
+    pub(super) fn of(headers: &HeaderMap, asked_at: Instant) -> Self {
+        /// `Age` is in whole seconds.
+        const ROUNDING: u64 = 1;
+        let age = headers
+            .get(AGE)
+            .map(|value| value.to_str().ok()?.parse().ok());
+        let since = match age {
+            None => Some(asked_at),
+            Some(age) => age.and_then(|seconds: u64| {
+                asked_at.checked_sub(Duration::from_secs(seconds.saturating_add(ROUNDING)))
+            }),
+        };
+        // Older than the clock reaches back is as old as can be, and so is what says no number.
+        since.map_or(Self::Unknown, Self::Since)
+    }
+
+    fn as_of(self) -> Option<Instant> {
+        match self {
+            Self::Since(instant) => Some(instant),
+            Self::Unknown | Self::Backup => None,
+        }
+    }
 }
 
 impl Origin {
@@ -127,7 +156,7 @@ impl Proxy {
             rest,
             age,
         } = origin;
-        let (mut instruct, mut answer) =
+        let (instruct, mut answer) =
             if asked.behalf.route.grip == Grip::Off || asked.trust == Trust::Proxy {
                 // An answer of the test target that nobody follows.
                 let instruct = Instruct::from_headers(&HeaderMap::new(), &limits.grip)?;
@@ -137,11 +166,7 @@ impl Proxy {
                 hold::read_response(status, &headers, body, &limits.grip)?
             };
         answer.body = filtered(&instruct, answer.body)?;
-        if age == Age::Backup {
-            for channel in &mut instruct.channels {
-                channel.prev_id = None;
-            }
-        }
+        asked.age = age;
         let mut links = Links::of(&instruct, &asked.behalf.uri)?;
         if instruct.hold.is_none() {
             // Nobody is held whose end could be told.
@@ -235,6 +260,15 @@ impl Asked {
     }
 }
 
+/// Whether it is a stream of events; WHATWG HTML §9.2.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
+        let media_type = media_type.unwrap_or_default().trim_ascii();
+        media_type.eq_ignore_ascii_case(grip::events::MEDIA_TYPE.as_bytes())
+    })
+}
+
 /// Published content is appended as it is, so a stream must not be encoded; RFC 9110 §8.4.
 pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|value| {
@@ -310,7 +344,8 @@ pub(crate) fn respond(
 
 fn wait(answer: &Answer, instruct: &Instruct, links: Links, asked: Asked) -> Held {
     let slots = slots(&instruct.channels, &asked);
-    let session = session(instruct, links, &slots, &asked, AfterStart::Items);
+    let needs = (AfterStart::Items, &Events::Plain);
+    let session = session(instruct, links, &slots, &asked, needs);
     let is_http2 = asked.version == Version::HTTP_2;
     let reply = if is_http2 {
         Reply::Http2(match asked.original.body {
@@ -336,6 +371,7 @@ fn wait(answer: &Answer, instruct: &Instruct, links: Links, asked: Asked) -> Hel
                 timeout: instruct.timeout,
             },
             slots,
+            slow: asked.slow,
             session,
         },
         feed: None,
@@ -365,6 +401,25 @@ fn stream(
         }
         _ => (StreamFraming::Plain, Some(Framing::Close), AfterHold::Close),
     };
+    let resumed = match &asked.resume {
+        EventResume::After(last_id) if then == AfterStart::Items && instruct.hold.is_some() => {
+            Some(last_id.clone())
+        }
+        _ => None,
+    };
+    let events = match (resumed, &asked.resume, is_event_stream(&answer.headers)) {
+        (_, EventResume::Off, _) | (_, _, false) => Events::Plain,
+        (None, _, true) => Events::WithIds,
+        (Some(last_id), _, true) => {
+            let body = std::mem::take(&mut answer.body);
+            let head = match wire {
+                None => Bytes::new(),
+                Some(wire) => answer.encode_stream_start(asked.version, wire, after.persistence()),
+            };
+            answer.body = body;
+            Events::Resumed(Box::new(Resume { last_id, head }))
+        }
+    };
     let start = match wire {
         None => std::mem::take(&mut answer.body),
         Some(wire) => answer.encode_stream_start(asked.version, wire, after.persistence()),
@@ -374,6 +429,7 @@ fn stream(
         Some(_) => slots(&instruct.channels, asked),
         None => Vec::new(),
     };
+    let session = session(instruct, links, &slots, asked, (then, &events));
     Held {
         hold: Hold {
             kind: HoldKind::Stream {
@@ -384,10 +440,12 @@ fn stream(
                     .as_ref()
                     .map(|keep_alive| KeepAliveRule::new(keep_alive, framing)),
                 then,
+                events,
             },
-            session: session(instruct, links, &slots, asked, then),
+            session,
             slots,
             after,
+            slow: asked.slow,
         },
         feed: rest,
         head: wire.is_none().then_some(answer),
@@ -401,6 +459,12 @@ fn slots(channels: &[Channel], asked: &Asked) -> Vec<Slot> {
     let behalf = &asked.behalf;
     let implicit: &[ChannelName] = &behalf.implicit;
     let mut slots = Slot::all(channels, &behalf.route.prefix, implicit);
+    for slot in &mut slots {
+        slot.as_of = asked.age.as_of();
+        if asked.age == Age::Backup {
+            slot.on_gap = OnGap::GoOn;
+        }
+    }
     if let Some(again) = &asked.again {
         for slot in &mut slots {
             slot.compare_after(again);
@@ -415,11 +479,12 @@ fn session(
     links: Links,
     slots: &[Slot],
     asked: &Asked,
-    then: AfterStart,
+    (then, events): (AfterStart, &Events),
 ) -> Option<Box<Session>> {
     let is_needed = links.next.is_some()
         || links.gone.is_some()
         || then != AfterStart::Items
+        || matches!(events, Events::Resumed(_))
         || slots.iter().any(Slot::needs_session);
     is_needed.then(|| {
         let session = Session::new(std::sync::Arc::clone(&asked.behalf), instruct.meta.clone());

@@ -170,7 +170,11 @@ impl Proxy {
             return Err(ProxyError::Encoded);
         }
         let limits = &self.config.limits;
-        let age = if is_stale { Age::Backup } else { Age::Fresh };
+        let age = if is_stale {
+            Age::Backup
+        } else {
+            Age::of(response.headers(), asked.sent_at)
+        };
         let origin = Origin::read(response, limits, target, age).await?;
         self.instructed(origin, asked).await
     }

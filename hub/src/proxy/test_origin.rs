@@ -87,7 +87,7 @@ fn plain(status: StatusCode, body: &'static str) -> Origin {
         headers,
         body: Bytes::from_static(body.as_bytes()),
         rest: None,
-        age: Age::Fresh,
+        age: Age::Since(tokio::time::Instant::now().into_std()),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::broker::pace::{Pace, PurgeResult, Purging, Settings};
-use crate::broker::{BrokerHandle, Ticket};
+use crate::broker::{BrokerHandle, Duplicates, Novelty, Ticket};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::life::{Life, draining};
@@ -126,6 +126,7 @@ pub(crate) fn spawn(config: &Config, parts: Parts) -> (Publisher, Option<JoinHan
             rules: Arc::clone(&config.channels),
             purging: config.purge.as_ref().map(Purging::from),
         }),
+        duplicates: Duplicates::new(config.order.id_age, config.order.ids),
         target,
         broker: parts.broker,
         counters: parts.counters,
@@ -140,6 +141,8 @@ pub(crate) fn spawn(config: &Config, parts: Parts) -> (Publisher, Option<JoinHan
 #[derive(Debug)]
 struct Purger {
     pace: Pace<Arc<Ticket>>,
+    /// A repeated item must not take the place of a newer one that waits.
+    duplicates: Duplicates,
     /// `None` if nothing is ever purged.
     target: Option<Target>,
     broker: BrokerHandle,
@@ -198,7 +201,10 @@ impl Purger {
         };
         let now = now();
         for item in items {
-            self.pace.publish(item, Arc::clone(&ticket), now);
+            match self.duplicates.note(&item, now) {
+                Novelty::New => self.pace.publish(item, Arc::clone(&ticket), now),
+                Novelty::Duplicate => self.counters.duplicate_items.increment(),
+            }
         }
     }
 

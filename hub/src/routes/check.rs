@@ -20,6 +20,7 @@ use super::{
     Route, Security, Setting, Target, TargetKind, TlsRules, Verify, WebSocketTransport,
     unbracketed,
 };
+use crate::config::SlowClients;
 use crate::config::keys::{self, KeyTextError};
 
 /// What stands around the text: where the files are that it names.
@@ -181,6 +182,8 @@ impl<P: Clone + fmt::Display> Checker<'_, P> {
             cross_origin: properties.switch("aco", Setting::On),
             jsonp: self.jsonp(properties),
             compression: properties.switch("compression", Setting::On),
+            sse_resume: properties.switch("sse_resume", Setting::On),
+            slow: self.value(properties, "slow", SlowClients::NAMES, SlowClients::named),
             grip: properties.switch("no_grip", Grip::Off),
             log_level: self.value(properties, "log_level", "0 (errors) to 3 (debug)", |text| {
                 text.parse().ok().filter(|level| *level <= 3)

@@ -26,6 +26,7 @@ use http::HeaderValue;
 use http::header::HeaderName;
 use http::uri::{Authority, PathAndQuery};
 
+use crate::config::SlowClients;
 use crate::http_address::HttpAddress;
 
 pub use file::{Mistake, ReadError, parse};
@@ -67,6 +68,10 @@ pub struct Route {
     pub jsonp: JsonpRules,
     /// Whether messages to WebSockets are compressed.
     pub compression: Setting,
+    /// Whether server-sent events are resumed.
+    pub sse_resume: Setting,
+    /// What becomes of clients that read too slowly; absent: as it is usual.
+    pub slow: Option<SlowClients>,
     /// Whether instructions are asked for and followed; `no_grip`.
     pub grip: Grip,
     /// The most that is logged of this route's requests, from 0 (errors) to 3 (debug).
@@ -325,6 +330,8 @@ impl Route {
             cross_origin: Setting::default(),
             jsonp: JsonpRules::default(),
             compression: Setting::default(),
+            sse_resume: Setting::default(),
+            slow: None,
             grip: Grip::default(),
             log_level: None,
             targets,

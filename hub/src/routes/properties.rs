@@ -44,6 +44,8 @@ pub(super) const CONDITION: &[(&str, Form)] = &[
     ("sockjs", NOT_OFFERED),
     ("sockjs_as_path", NOT_OFFERED),
     ("compression", Form::Switch),
+    ("sse_resume", Form::Switch),
+    ("slow", Form::Value),
     ("no_grip", Form::Switch),
     ("log_level", Form::Value),
 ];

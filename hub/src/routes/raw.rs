@@ -57,6 +57,10 @@ pub struct RawRoute {
     pub jsonp_defmethod: Option<String>,
     /// Whether messages to WebSockets are compressed.
     pub compression: Option<bool>,
+    /// Whether server-sent events are resumed.
+    pub sse_resume: Option<bool>,
+    /// What becomes of clients that read too slowly.
+    pub slow: Option<String>,
     /// Whether instructions are neither asked for nor followed.
     pub no_grip: Option<bool>,
     /// The most that is logged, 0 to 3.
@@ -147,6 +151,8 @@ impl RawRoute {
         condition.text("jsonp_defcb", self.jsonp_defcb.as_deref());
         condition.text("jsonp_defmethod", self.jsonp_defmethod.as_deref());
         condition.switch("compression", self.compression);
+        condition.switch("sse_resume", self.sse_resume);
+        condition.text("slow", self.slow.as_deref());
         condition.switch("no_grip", self.no_grip);
         condition.number("log_level", self.log_level);
         let targets = self.targets.iter().enumerate().map(|(index, target)| {

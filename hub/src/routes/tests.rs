@@ -78,6 +78,8 @@ fn properties_of_routes_are_read() {
     check("*,jsonp_defcb=x a:1", "default_callback: Some(\"x\")");
     check("*,jsonp_defmethod=PUT a:1", "default_method: Some(PUT)");
     check("*,compression a:1", "compression: On");
+    check("*,sse_resume a:1", "sse_resume: On");
+    check("*,slow=latest-only a:1", "slow: Some(LatestOnly)");
     check("*,no_grip a:1", "grip: Off");
     check("*,log_level=0 a:1", "log_level: Some(0)");
 }
@@ -439,13 +441,16 @@ fn both_forms_mean_the_same() {
             jsonp_defcb = "d"
             jsonp_defmethod = "PUT"
             compression = true
+            sse_resume = true
+            slow = "drop-oldest"
             no_grip = true
             log_level = 1
             targets = ["a:1"]
         "#,
         "b,proto=ws,ssl=yes,path_beg=/x,id=i,sig_iss=s,sig_key=k,prefix=p,as_host=h,path_rem=2,\
          replace_beg=/y,header=A:b,header=C:,orig_headers,debug,aco,jsonp_mode=basic,jsonp_cb=c,\
-         jsonp_body=o,jsonp_defcb=d,jsonp_defmethod=PUT,compression,no_grip,\
+         jsonp_body=o,jsonp_defcb=d,jsonp_defmethod=PUT,compression,sse_resume,\
+         slow=drop-oldest,no_grip,\
          log_level=1 a:1",
     );
     check_toml(
@@ -683,6 +688,8 @@ const PIECES: &[&str] = &[
     "jsonp_mode=basic",
     "jsonp_cb=",
     "compression",
+    "sse_resume",
+    "slow=",
     "no_grip",
     "log_level=",
     "session",

@@ -253,11 +253,15 @@ impl Shard {
                         Command::Attached {
                             connection,
                             cursor,
-                            conflict,
+                            catch_up,
                         } => {
                             self.engine
-                                .handle_attached(connection, cursor, conflict, now);
+                                .handle_attached(connection, cursor, catch_up, now);
                         }
+                        Command::CaughtUp {
+                            connection,
+                            catch_up,
+                        } => self.engine.handle_caught_up(connection, catch_up, now),
                         Command::Deliver(item) => self.engine.handle_item(&item, now),
                         Command::Update(channel) => self.engine.handle_update(&channel, now),
                         Command::Recover => self.engine.handle_recover(now),
@@ -485,10 +489,12 @@ impl Shard {
         loop {
             while let Some(output) = self.engine.poll_output() {
                 match output {
-                    Output::Attach {
-                        connection,
-                        channels,
-                    } => self.broker.attach(self.id, connection, channels),
+                    Output::Attach { connection, wanted } => {
+                        self.broker.attach(self.id, connection, wanted);
+                    }
+                    Output::CatchUp { connection, wanted } => {
+                        self.broker.catch_up(self.id, connection, wanted);
+                    }
                     Output::Detach(channels) => self.broker.detach(self.id, channels),
                     Output::Drop(key) => self.drop_connection(key),
                     Output::Feed(key) => {

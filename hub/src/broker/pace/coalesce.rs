@@ -35,30 +35,6 @@ pub(super) fn replace(older: &mut Item, newer: Item) -> Option<Item> {
     None
 }
 
-/// Bytes that an item keeps alive, more or less.
-pub(super) fn size(item: &Item) -> usize {
-    /// An item without content, its name and its place.
-    const EMPTY: usize = 512;
-    let response = match &item.http_response {
-        Some(HttpResponse::Send(message)) => match &message.body {
-            ResponseBody::Complete(body) => body.len(),
-            ResponseBody::Patch(patch) => 256 * patch.0.len(),
-        },
-        _ => 0,
-    };
-    let stream = match &item.http_stream {
-        Some(HttpStream::Send { content, .. }) => content.chunk().len(),
-        _ => 0,
-    };
-    let message = match &item.ws_message {
-        Some(WsMessage::Send { content, .. }) => content.len(),
-        _ => 0,
-    };
-    let meta: usize = item.meta.iter().map(|(k, v)| k.len() + v.len()).sum();
-    let ids = 64 * item.stands_for.len();
-    EMPTY + ids + item.channel.as_str().len() + response + stream + message + meta
-}
-
 fn follows(older: &Item, newer: &Item) -> bool {
     newer.prev_id.is_none() || newer.prev_id == older.id
 }

@@ -21,6 +21,7 @@ use grip::channel::ItemId;
 use grip::publish::{Item, Purge};
 use rustc_hash::FxHashMap;
 
+use super::size;
 use crate::config::{self, ChannelRule, Keep, PurgeRate};
 use bucket::Bucket;
 use channel::{Cause, Channel, Due, Held, Lane, Wait};
@@ -428,7 +429,7 @@ impl<T> Pace<T> {
     fn arrive(&mut self, item: &Item, now: Instant) -> u64 {
         let place = self.next_place();
         self.arrivals.insert(place, now);
-        self.waiting_bytes += coalesce::size(item);
+        self.waiting_bytes += size::of(item);
         place
     }
 
@@ -438,11 +439,11 @@ impl<T> Pace<T> {
         if channel.rule.keep == Keep::Latest
             && let Some(last) = channel.held.back_mut()
         {
-            let (size, id) = (coalesce::size(&last.item), item.id.clone());
+            let (size, id) = (size::of(&last.item), item.id.clone());
             match coalesce::replace(&mut last.item, item) {
                 None => {
                     last.needs_purge |= needs_purge;
-                    let waiting_bytes = self.waiting_bytes + coalesce::size(&last.item);
+                    let waiting_bytes = self.waiting_bytes + size::of(&last.item);
                     self.waiting_bytes = waiting_bytes.saturating_sub(size);
                     let channel = last.item.channel.clone();
                     self.announced.extend(id.map(|id| (channel, id)));
@@ -502,7 +503,7 @@ impl<T> Pace<T> {
     fn release(&mut self, channel: &mut Channel<T>) {
         while let Some(due) = channel.due.pop_front_if(|due| due.wait == Wait::Over) {
             self.arrivals.remove(&due.place);
-            let size = coalesce::size(&due.item);
+            let size = size::of(&due.item);
             self.waiting_bytes = self.waiting_bytes.saturating_sub(size);
             self.ready.push_back((due.item, due.ticket));
         }

@@ -18,6 +18,7 @@ fn rule(pattern: &str, pace: Option<Duration>, keep: Keep) -> ChannelRule {
         pace,
         keep,
         deadline: None,
+        history: config::HistoryRule::default(),
     }
 }
 

@@ -125,7 +125,7 @@ fn check_conflict(kind: HoldKind, instruct: &str, expected: &[&str]) {
     bench.outputs();
     bench
         .engine
-        .handle_attached(key, Sequence(0), Conflict::Found, bench.now);
+        .handle_attached(key, Sequence(0), Some(Box::new(behind(&["a"]))), bench.now);
     assert_eq!(bench.outputs(), expected);
     bench.check_count(|counters| &counters.gaps, 1);
 }
@@ -217,6 +217,7 @@ fn a_client_that_is_told_nothing_is_spared_the_item_only() {
         kind: stream(None),
         slots: slots(&["a;prev-id=1;filter=var-subst"]),
         after: AfterHold::Reuse,
+        slow: SlowClients::Disconnect,
         session: Some(Box::new(Session::new(untold, BTreeMap::new()))),
     };
     let key = bench.engine.open(hold, bench.now);

@@ -18,6 +18,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use super::*;
 use crate::counters::Counter;
 use crate::errand::{Behalf, Last, LinkError, Linked, News, Receipt, Way};
+use crate::mailbox::{Attachment, Standing};
 use crate::proxy::Links;
 use crate::routes;
 
@@ -52,6 +53,7 @@ impl Bench {
             kind,
             slots: slots(channels),
             after: AfterHold::Reuse,
+            slow: SlowClients::Disconnect,
             session: None,
         };
         self.engine.open(hold, self.now)
@@ -63,7 +65,7 @@ impl Bench {
 
     fn attach_at(&mut self, key: ConnectionKey, sequence: u64) {
         self.engine
-            .handle_attached(key, Sequence(sequence), Conflict::None, self.now);
+            .handle_attached(key, Sequence(sequence), None, self.now);
     }
 
     fn stream(&mut self, channels: &[&str]) -> ConnectionKey {
@@ -81,6 +83,7 @@ impl Bench {
             kind,
             slots: Slot::all(&instruct.channels, "", &[]),
             after: AfterHold::Reuse,
+            slow: SlowClients::Disconnect,
             session: Some(Box::new(session)),
         };
         self.engine.open(hold, self.now)
@@ -165,10 +168,8 @@ impl Bench {
     fn outputs(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.engine.poll_output())
             .map(|output| match output {
-                Output::Attach { channels, .. } => {
-                    let names: Vec<&str> = channels.iter().map(|c| c.channel.as_str()).collect();
-                    format!("attach {}", names.join(" "))
-                }
+                Output::Attach { wanted, .. } => format!("attach {}", positions(&wanted)),
+                Output::CatchUp { wanted, .. } => format!("catch up {}", positions(&wanted)),
                 Output::Detach(names) => {
                     let names: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
                     format!("detach {}", names.join(" "))
@@ -239,7 +240,31 @@ fn linked(instruct: &str) -> Arc<Linked> {
         instruct,
         next: links.next,
         behalf: behalf(),
+        asked_at: tokio::time::Instant::now().into_std(),
     })
+}
+
+/// A connection lacks items of these channels.
+fn behind(channels: &[&str]) -> CatchUp {
+    let standing = |name: &&str| {
+        let last_id = Some(ItemId::new("9"));
+        (ChannelName::new(name), Standing::Behind { last_id })
+    };
+    CatchUp {
+        standings: channels.iter().map(standing).collect(),
+        missed: Vec::new(),
+        is_resumed: false,
+    }
+}
+
+/// Channels with the ids behind which they are wanted: `a=7 b`.
+fn positions(wanted: &Wanted) -> String {
+    let position = |it: &Attachment| match &it.position {
+        Some(position) => format!("{}={}", it.channel, position.prev_id.as_str()),
+        None => it.channel.to_string(),
+    };
+    let texts: Vec<String> = wanted.channels.iter().map(position).collect();
+    texts.join(" ")
 }
 
 /// A client who is told what is wrong.
@@ -270,6 +295,7 @@ fn stream_then(keep_alive: Option<KeepAliveRule>, then: AfterStart) -> HoldKind 
         framing: StreamFraming::Chunked,
         keep_alive,
         then,
+        events: Events::Plain,
     }
 }
 
@@ -370,6 +396,7 @@ fn a_plain_stream_has_no_framing() {
         framing: StreamFraming::Plain,
         keep_alive: None,
         then: AfterStart::Items,
+        events: Events::Plain,
     };
     let key = bench.open(kind, &["a"]);
     bench.attach(key);
@@ -559,13 +586,11 @@ fn prev_ids_reach_the_broker() {
         kind: stream(None),
         slots: slots(&["a;prev-id=7"]),
         after: AfterHold::Close,
+        slow: SlowClients::Disconnect,
         session: None,
     };
     bench.engine.open(hold, bench.now);
-    let Some(Output::Attach { channels, .. }) = bench.engine.poll_output() else {
-        panic!("no attach");
-    };
-    assert_eq!(channels[0].prev_id, Some(ItemId::new("7")));
+    assert_eq!(bench.outputs(), ["attach a=7"]);
 }
 
 /// A small generator, so that a seed reproduces a run.

@@ -150,12 +150,12 @@ impl World {
         }
         let at = self.random.below(self.attaching.len());
         let key = self.attaching.swap_remove(at);
-        let conflict = self.one_of(&[Conflict::None, Conflict::None, Conflict::Found]);
+        let catch_up = (self.random.below(3) == 0).then(|| Box::new(behind(&CHANNELS)));
         let cursor = Sequence(self.bench.sequence);
         let now = self.bench.now;
         self.bench
             .engine
-            .handle_attached(key, cursor, conflict, now);
+            .handle_attached(key, cursor, catch_up, now);
     }
 
     fn step(&mut self) {
@@ -219,12 +219,9 @@ impl World {
     fn take_outputs(&mut self) {
         while let Some(output) = self.bench.engine.poll_output() {
             match output {
-                Output::Attach {
-                    connection,
-                    channels,
-                } => {
+                Output::Attach { connection, wanted } => {
                     self.attaching.push(connection);
-                    for attachment in channels {
+                    for attachment in wanted.channels {
                         self.count(&attachment.channel, 1);
                     }
                 }

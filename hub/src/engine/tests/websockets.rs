@@ -64,6 +64,7 @@ impl Bench {
             kind,
             slots: Slot::all(&[], "", &implicit),
             after: AfterHold::Close,
+            slow: SlowClients::Disconnect,
             session: None,
         };
         let key = self.engine.open(hold, self.now);
@@ -829,6 +830,7 @@ fn a_client_that_is_gone_before_it_began_is_told_to_the_origin() {
         kind: HoldKind::WebSocket(Box::new(start)),
         slots: Slot::all(&[], "", &implicit),
         after: AfterHold::Close,
+        slow: SlowClients::Disconnect,
         session: None,
     };
     let key = bench.engine.open(hold, bench.now);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use grip::ChannelName;
+use grip::channel::ItemId;
 use grip::filter::Filter;
 use grip::websocket::close::Close;
 use grip::websocket::control::{Control, KeepAlive};
@@ -15,7 +16,7 @@ use crate::engine::connections::{KeepAliveRule, Phase};
 use crate::engine::session::{Session, Slot};
 use crate::engine::{Engine, Output};
 use crate::frames::{self, Mask};
-use crate::mailbox::{Attachment, ConnectionKey, Sequence};
+use crate::mailbox::{Attachment, ConnectionKey, Position, Sequence, Wanted};
 
 /// Bytes of a WebSocket's subscription metadata, names and values.
 const MAX_META: usize = 16_384;
@@ -35,9 +36,11 @@ impl Engine {
             }
         };
         match control {
-            Control::Subscribe { channel, filters } => {
-                self.subscribe_to(key, &channel, &filters, now);
-            }
+            Control::Subscribe {
+                channel,
+                prev_id,
+                filters,
+            } => self.subscribe_to(key, &channel, prev_id, &filters, now),
             Control::Unsubscribe { channel } => self.unsubscribe_from(key, &channel),
             Control::Detach => self.detach_origin(key, now),
             Control::SetMeta { name, value } => self.set_meta(key, name, value),
@@ -65,6 +68,7 @@ impl Engine {
         &mut self,
         key: ConnectionKey,
         name: &ChannelName,
+        prev_id: Option<ItemId>,
         filters: &[String],
         now: Instant,
     ) {
@@ -86,7 +90,7 @@ impl Engine {
         if self.replace_filters(key, &channel, &filters) {
             return;
         }
-        self.join_as(key, channel, name.clone(), filters);
+        self.join_as(key, channel, name.clone(), prev_id, filters);
     }
 
     /// Subscribes to a channel by its full name.
@@ -99,7 +103,7 @@ impl Engine {
         if let Some(channel) = self.full_name(key, &name)
             && !self.replace_filters(key, &channel, &filters)
         {
-            self.join_as(key, channel, name, filters);
+            self.join_as(key, channel, name, None, filters);
         }
     }
 
@@ -108,24 +112,34 @@ impl Engine {
         key: ConnectionKey,
         channel: ChannelName,
         name: ChannelName,
+        prev_id: Option<ItemId>,
         filters: Box<[Filter]>,
     ) {
+        let now = self.now;
         let Some(socket) = self.websocket(key) else {
             return;
         };
         let attachment = Attachment {
             channel: channel.clone(),
-            prev_id: None,
+            position: prev_id.clone().map(|prev_id| Position {
+                prev_id,
+                // It says so now.
+                as_of: Some(now),
+            }),
         };
         socket.joining.get_or_insert_default().push_back(Joining {
             channel,
             name,
+            prev_id,
             filters,
             want: Want::Still,
         });
         self.outputs.push_back(Output::Attach {
             connection: key,
-            channels: vec![attachment],
+            wanted: Wanted {
+                channels: vec![attachment],
+                resume: None,
+            },
         });
     }
 
@@ -198,11 +212,18 @@ impl Engine {
             return;
         }
         self.subscribe(key, &joined.channel, cursor);
-        if !joined.filters.is_empty() {
+        if !joined.filters.is_empty() || joined.prev_id.is_some() {
             self.require_session(key);
         }
         if let Some(session) = self.session(key) {
-            let slot = Slot::websocket(joined.channel, joined.name, joined.filters);
+            let Joining {
+                channel,
+                name,
+                prev_id,
+                filters,
+                ..
+            } = joined;
+            let slot = Slot::websocket(channel, name, prev_id.as_ref(), filters);
             // A session that was made this moment has the channel already.
             match session
                 .slots
@@ -238,7 +259,7 @@ impl Engine {
             };
             session
                 .slots
-                .push(Slot::websocket(channel, name, Box::default()));
+                .push(Slot::websocket(channel, name, None, Box::default()));
         }
         connection.session = Some(Box::new(session));
     }
@@ -262,7 +283,7 @@ impl Engine {
         if let Some(session) = self.session(key) {
             session.slots.retain(|slot| slot.channel != channel);
         }
-        let slot = Slot::websocket(channel.clone(), channel, Box::default());
+        let slot = Slot::websocket(channel.clone(), channel, None, Box::default());
         self.leave(key, &[slot]);
     }
 

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use grip::ChannelName;
+use grip::channel::ItemId;
 use grip::filter::Filter;
 use grip::publish::WsMessageKind;
 use grip::websocket::close::Close;
@@ -33,7 +34,8 @@ use grip::websocket::extension::Extension;
 use grip::websocket::over_http::{AnswerFields, OverHttp};
 
 use super::connections::{Care, Connection, Front, HoldKind, Lane, Phase};
-use super::{ENDING, Engine, Output, mark_dirty};
+use super::{ENDING, Engine, Output, Room, mark_dirty};
+use crate::config::SlowClients;
 use crate::frames::{self, Deflate, Mask};
 use crate::handshake::Handshake;
 use crate::mailbox::ConnectionKey;
@@ -151,6 +153,8 @@ pub(super) struct Joining {
     pub(super) channel: ChannelName,
     /// As the origin knows it.
     pub(super) name: ChannelName,
+    /// The last item that the client has, if the origin says.
+    pub(super) prev_id: Option<ItemId>,
     pub(super) filters: Box<[Filter]>,
     pub(super) want: Want,
 }
@@ -258,6 +262,18 @@ impl WebSocket {
     }
 }
 
+impl Connection {
+    /// Whether its client may still be sent something.
+    fn takes_frames(&self) -> bool {
+        match &self.phase {
+            Phase::WebSocket(_, socket) => {
+                matches!(socket.talk, Talk::Open | Talk::CloseReceived)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Engine {
     /// Writes the head, and does what the origin said with its acceptance.
     pub(super) fn begin_websocket(
@@ -343,9 +359,7 @@ impl Engine {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        if let Phase::WebSocket(_, socket) = &connection.phase
-            && matches!(socket.talk, Talk::Open | Talk::CloseReceived)
-        {
+        if connection.takes_frames() {
             connection.outbox.push(frames);
             connection.restart_keep_alive(now);
             mark_dirty(&mut self.dirty, key, connection);
@@ -364,19 +378,29 @@ impl Engine {
             (Lane::Closed, _) => {}
             (Lane::Busy, Origin::Native(native)) => {
                 // Bounded like an outbox, of which it is a part.
-                let pending = connection.outbox.pending_bytes() + native.waiting_bytes();
                 let limit = self.slow_consumer.max_pending_bytes + socket.relayed;
-                if pending + frame.len() > limit {
-                    return self.drop_slow(key);
-                }
+                let room = limit.saturating_sub(connection.outbox.pending_bytes() + frame.len());
+                let waiting = native.waiting_bytes();
+                let allowed = match connection.slow {
+                    SlowClients::Disconnect if waiting > room => return self.drop_slow(key),
+                    SlowClients::LatestOnly if waiting > room => 0,
+                    _ => room,
+                };
+                self.counters
+                    .dropped_items
+                    .add(native.drop_waiting(allowed));
                 native.wait(frame);
             }
             _ => {
-                let limit = self.slow_consumer.max_pending_bytes + socket.relayed;
-                if connection.outbox.pending_bytes() + frame.len() > limit {
+                let limit = self.slow_consumer.max_pending_bytes;
+                if connection.make_room(frame.len(), limit, &self.counters) == Room::None {
                     return self.drop_slow(key);
                 }
-                self.push_frames(key, frame, now);
+                if connection.takes_frames() {
+                    connection.outbox.push_item(frame);
+                    connection.restart_keep_alive(now);
+                    mark_dirty(&mut self.dirty, key, connection);
+                }
             }
         }
     }

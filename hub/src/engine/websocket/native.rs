@@ -122,6 +122,18 @@ impl Native {
         self.waiting_bytes
     }
 
+    /// Drops the oldest that wait, until at most `allowed` bytes do; says how many.
+    pub(super) fn drop_waiting(&mut self, allowed: usize) -> u64 {
+        let mut dropped = 0;
+        while self.waiting_bytes > allowed
+            && let Some(frame) = self.waiting.pop_front()
+        {
+            self.waiting_bytes -= frame.len();
+            dropped += 1;
+        }
+        dropped
+    }
+
     pub(super) fn take_waiting(&mut self) -> VecDeque<Bytes> {
         self.waiting_bytes = 0;
         std::mem::take(&mut self.waiting)

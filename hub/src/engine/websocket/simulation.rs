@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::{Arc, Bytes, ChannelName, ConnectionKey, Duration, Instant, Mask, Origin, Talk};
 use super::{OriginStart, WebSocketStart};
+use crate::config::SlowClients;
 use crate::engine::connections::{Lane, Phase};
 use crate::engine::{
     AfterHold, Engine, ErrandKind, Hold, HoldKind, Outbox, Output, Slot, SlowConsumer,
@@ -23,7 +24,7 @@ use crate::errand::News;
 use crate::exchange::ExchangeError;
 use crate::frames::{self, Decoder, Deflate, Input, Masking, MessageKind, Piece, Place, Rules};
 use crate::handshake::{Handshake, Offer, Shake, Trust};
-use crate::mailbox::{Conflict, Sequence, Sequenced};
+use crate::mailbox::{Sequence, Sequenced};
 use crate::routes::{self, Security};
 use crate::upstream::SendError;
 use grip::publish::WsMessageKind;
@@ -218,6 +219,7 @@ impl<'a> Simulation<'a> {
             kind: HoldKind::WebSocket(Box::new(start)),
             slots: Slot::all(&[], "", &implicit),
             after: AfterHold::Close,
+            slow: SlowClients::Disconnect,
             session: None,
         };
         let key = self.engine.open(hold, self.now);
@@ -245,8 +247,7 @@ impl<'a> Simulation<'a> {
     fn attach(&mut self) {
         if let Some(key) = self.attaching.pop_front() {
             let cursor = Sequence(self.sequence);
-            self.engine
-                .handle_attached(key, cursor, Conflict::None, self.now);
+            self.engine.handle_attached(key, cursor, None, self.now);
         }
     }
 
@@ -632,11 +633,8 @@ impl<'a> Simulation<'a> {
 
     fn take(&mut self, output: Output) {
         match output {
-            Output::Attach {
-                connection,
-                channels,
-            } => {
-                for attachment in channels {
+            Output::Attach { connection, wanted } => {
+                for attachment in wanted.channels {
                     *self.interest.entry(attachment.channel).or_default() += 1;
                 }
                 self.attaching.push_back(connection);

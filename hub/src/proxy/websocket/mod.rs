@@ -34,7 +34,7 @@ use super::{
     Admission, Candour, ClientRequest, Held, Manner, Outcome, Proxy, response, root, test_origin,
     unix_now,
 };
-use crate::config::Compression;
+use crate::config::{Compression, SlowClients};
 use crate::engine::websocket::{OriginStart, WebSocketStart};
 use crate::engine::{AfterHold, Hold, HoldKind, Slot};
 use crate::frames::Deflate;
@@ -120,6 +120,7 @@ struct Client {
     trust: Trust,
     offer: Offer,
     deflate: Option<(Deflate, HeaderValue)>,
+    slow: SlowClients,
 }
 
 impl Proxy {
@@ -137,6 +138,7 @@ impl Proxy {
             security,
         } = self.admit(&mut head, Protocol::WebSocket, manner)?;
         let client = Client {
+            slow: self.slow_clients(&route),
             opening,
             trust,
             offer: offer(&route, trust, &head.headers),
@@ -279,6 +281,7 @@ impl Client {
                     deflate,
                 })),
                 after: AfterHold::Close,
+                slow: self.slow,
                 session: None,
             },
             feed: None,

@@ -171,6 +171,7 @@ fn start(outcome: Outcome) -> (Box<WebSocketStart>, Held) {
             framing: crate::engine::StreamFraming::Plain,
             keep_alive: None,
             then: crate::engine::AfterStart::Items,
+            events: crate::engine::Events::Plain,
         },
         ..held.hold
     };

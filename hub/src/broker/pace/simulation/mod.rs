@@ -125,6 +125,7 @@ fn settings(fault: Fault) -> Settings {
         pace: pace.map(Duration::from_millis),
         keep,
         deadline: None,
+        history: config::HistoryRule::default(),
     };
     let repurge_after = Duration::from_secs(2);
     Settings {

@@ -1,0 +1,134 @@
+//! What the broker knows of its channels, for operators.
+
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use grip::ChannelName;
+use grip::channel::ItemId;
+
+use super::channels::{Broker, Channel};
+
+/// A channel as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChannelView {
+    pub(crate) name: ChannelName,
+    /// The id of its last item in order, if that is known.
+    pub(crate) last_id: Option<ItemId>,
+    /// Absent: nothing is remembered.
+    pub(crate) history: Option<HistoryView>,
+}
+
+/// What is remembered of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HistoryView {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+    /// Of the first item that has one.
+    pub(crate) first_id: Option<ItemId>,
+    /// Of the last item that has one.
+    pub(crate) last_id: Option<ItemId>,
+    /// Since the first item came.
+    pub(crate) age: Duration,
+}
+
+impl Broker {
+    /// A channel that is known.
+    pub(crate) fn view(&self, name: &ChannelName, now: Instant) -> Option<ChannelView> {
+        let channel = self.channels.get(name)?;
+        Some(channel.view(name, now))
+    }
+
+    /// The first channels in the order of their names, behind `after`; at most `limit`.
+    pub(crate) fn page(&self, after: Option<&str>, limit: usize, now: Instant) -> Vec<ChannelView> {
+        // The smallest names so far, the largest of them on top.
+        let mut names = BinaryHeap::with_capacity(limit.min(self.channels.len()) + 1);
+        let is_behind = |name: &&ChannelName| after.is_none_or(|after| name.as_str() > after);
+        for name in self.channels.keys().filter(is_behind) {
+            names.push(name);
+            if names.len() > limit {
+                names.pop();
+            }
+        }
+        let names = names.into_sorted_vec();
+        names
+            .into_iter()
+            .filter_map(|name| self.view(name, now))
+            .collect()
+    }
+}
+
+impl Channel {
+    fn view(&self, name: &ChannelName, now: Instant) -> ChannelView {
+        let history = self.history();
+        let (first_id, last_id) = history.span().unzip();
+        ChannelView {
+            name: name.clone(),
+            last_id: self.last_id().cloned(),
+            history: history.oldest().map(|(_, at)| HistoryView {
+                items: history.len(),
+                bytes: history.bytes(),
+                first_id: first_id.cloned(),
+                last_id: last_id.cloned(),
+                age: now.saturating_duration_since(at),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::channels::settings;
+    use crate::config::FirstSubscription;
+
+    fn broker(items: &[(&str, &str)]) -> (Broker, Instant) {
+        let now = tokio::time::Instant::now().into_std();
+        let mut broker = Broker::new(settings(FirstSubscription::Leave), now);
+        for (channel, id) in items {
+            let body = format!(
+                r#"{{"items":[{{"channel":"{channel}","id":"{id}","http-stream":{{"content":""}}}}]}}"#
+            );
+            let items = grip::publish::parse(body.as_bytes(), &grip::Limits::default());
+            broker.publish(items.unwrap().remove(0), now);
+        }
+        (broker, now)
+    }
+
+    #[test]
+    fn a_channel_tells_its_last_id_and_what_is_remembered() {
+        let (broker, now) = broker(&[("a", "1"), ("a", "2")]);
+        let later = now + Duration::from_secs(3);
+        let view = broker.view(&ChannelName::new("a"), later).unwrap();
+        assert_eq!(view.last_id, Some(ItemId::new("2")));
+        let history = view.history.unwrap();
+        assert_eq!(history.items, 2);
+        assert!(history.bytes > 0);
+        assert_eq!(history.first_id, Some(ItemId::new("1")));
+        assert_eq!(history.last_id, Some(ItemId::new("2")));
+        assert_eq!(history.age, Duration::from_secs(3));
+        assert_eq!(broker.view(&ChannelName::new("b"), later), None);
+    }
+
+    #[test]
+    fn pages_are_in_the_order_of_names() {
+        let items: Vec<(String, &str)> = (0..25).map(|n| (format!("c{n:02}ü"), "1")).collect();
+        let items: Vec<(&str, &str)> = items
+            .iter()
+            .map(|(name, id)| (name.as_str(), *id))
+            .collect();
+        let (broker, now) = broker(&items);
+        let mut names = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = broker.page(after.as_deref(), 10, now);
+            assert!(page.len() <= 10);
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Some(last.name.as_str().to_owned());
+            names.extend(page.into_iter().map(|view| view.name.as_str().to_owned()));
+        }
+        let expected: Vec<&str> = items.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, expected);
+    }
+}
