@@ -118,7 +118,7 @@ pub(crate) struct Slot {
     seen: Sequence,
     /// Whether an item came since the last beat.
     pub(super) is_heard: bool,
-    /// Whether the item of the last id is still to come, and what comes before it is known.
+    /// Whether the item of the last id is still to come. What comes before it, the connection has.
     pub(super) is_ahead: bool,
     /// Whether the last id came with the answer of a link, and is another than before.
     pub(super) is_moved: bool,
@@ -301,11 +301,17 @@ impl Session {
     /// such an id and the items that wait was missed.
     pub(super) fn forget_older(&mut self) {
         for slot in self.slots.iter_mut().chain(&mut self.joining) {
+            let is_moved = std::mem::take(&mut slot.is_moved);
             let PrevId::Is(id) = &slot.prev_id else {
+                if is_moved {
+                    // Nobody can tell any more which of them the answer contains.
+                    let channel = &slot.channel;
+                    self.backlog
+                        .retain(|pending| pending.sequenced.item.channel != *channel);
+                }
                 continue;
             };
             let (mut has_begun, mut is_known) = (false, false);
-            let replays = &mut self.replays;
             self.backlog.retain(|pending| {
                 let item = &pending.sequenced.item;
                 if item.channel != slot.channel {
@@ -313,14 +319,14 @@ impl Session {
                 }
                 has_begun |= follows(item, id.as_str());
                 is_known |= has_begun || item.id.as_ref() == Some(id);
-                if !has_begun && pending.source == Source::History {
-                    *replays -= 1;
-                }
                 has_begun
             });
-            self.has_missed |= slot.is_moved && !is_known;
-            slot.is_moved = false;
+            self.has_missed |= is_moved && !is_known;
         }
+        let replays = self.backlog.iter();
+        self.replays = replays
+            .filter(|pending| pending.source == Source::History)
+            .count();
     }
 }
 
