@@ -39,6 +39,8 @@ mod outflow;
 mod pipe;
 mod proxy;
 mod purge;
+#[cfg(test)]
+mod recovery_simulation;
 pub mod routes;
 mod shard;
 mod upstream;

@@ -31,6 +31,8 @@ pub(crate) struct Sequence(pub(crate) u64);
 pub(crate) struct Sequenced {
     pub(crate) sequence: Sequence,
     pub(crate) item: Item,
+    /// Whether it comes behind items that follow it.
+    pub(crate) is_late: bool,
     /// Its message for WebSockets, encoded once for all of them.
     pub(crate) encoded: Option<Encoded>,
     /// Its content for streams of events, with its id; made for the first of them.
@@ -46,8 +48,17 @@ impl Sequenced {
         Self {
             sequence,
             item,
+            is_late: false,
             encoded,
             event: OnceLock::new(),
+        }
+    }
+
+    /// The same, behind items that follow it.
+    pub(crate) fn late(sequence: Sequence, item: Item) -> Self {
+        Self {
+            is_late: true,
+            ..Self::new(sequence, item)
         }
     }
 
@@ -122,10 +133,7 @@ pub(crate) enum Standing {
     /// channel is not known to have had any.
     Resumed(Option<ItemId>),
     /// It lacks items that nobody here remembers.
-    Behind {
-        /// The last item that its channel has had, if that is known.
-        last_id: Option<ItemId>,
-    },
+    Behind,
 }
 
 /// What the broker says to a shard, in order.

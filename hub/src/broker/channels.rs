@@ -459,7 +459,7 @@ impl Broker {
         let has_position = |it: &Attachment| it.position.is_some() || wanted.resume.is_some();
         for (attachment, (_, standing)) in wanted.channels.iter().zip(&catch_up.standings) {
             match standing {
-                Standing::Behind { .. } => tally.behind += 1,
+                Standing::Behind => tally.behind += 1,
                 _ if has_position(attachment) => tally.resumed += 1,
                 _ => {}
             }
@@ -491,7 +491,7 @@ impl Broker {
             return if position.is_since(common.since) || !is_remembered {
                 Standing::UpToDate
             } else {
-                Standing::Behind { last_id: None }
+                Standing::Behind
             };
         };
         if channel.is_before(&position.prev_id) {
@@ -525,12 +525,11 @@ impl Broker {
                 return if self.common.forgotten <= sequence {
                     Standing::Resumed(None)
                 } else {
-                    Standing::Behind { last_id: None }
+                    Standing::Behind
                 };
             };
             let Some(place) = channel.history.place_behind(sequence) else {
-                let last_id = channel.sequencer.last_id().cloned();
-                return Standing::Behind { last_id };
+                return Standing::Behind;
             };
             missed.extend(channel.history.from(place).cloned());
             let before = channel.history.id_before(place);
@@ -628,7 +627,9 @@ impl Common {
             }
             Turn::TooLate(item) => {
                 self.tally.late += 1;
-                self.send(channel, item);
+                self.last.0 += 1;
+                let late = Sequenced::late(self.last, item);
+                self.deliver(channel, &Arc::new(late));
             }
             Turn::Later => {}
         }
@@ -797,9 +798,7 @@ impl Channel {
         match self.sequencer.last_id() {
             Some(last_id) if *last_id == position.prev_id => Standing::UpToDate,
             None if self.history.len() == 0 && position.is_since(self.since) => Standing::UpToDate,
-            last_id => Standing::Behind {
-                last_id: last_id.cloned(),
-            },
+            _ => Standing::Behind,
         }
     }
 
@@ -870,7 +869,7 @@ mod tests {
             return format!("{what}@{}", cursor.0);
         };
         let is_behind =
-            |(_, standing): &(ChannelName, Standing)| matches!(standing, Standing::Behind { .. });
+            |(_, standing): &(ChannelName, Standing)| matches!(standing, Standing::Behind);
         let what = match catch_up.is_resumed {
             _ if catch_up.standings.iter().any(is_behind) => "conflict",
             true => "resumed",
@@ -884,7 +883,7 @@ mod tests {
                     text.push_str(&[" ", name.as_str(), "=", id.as_str()].concat());
                 }
                 Standing::Resumed(None) => text.push_str(&[" ", name.as_str(), "="].concat()),
-                Standing::UpToDate | Standing::Behind { .. } => {}
+                Standing::UpToDate | Standing::Behind => {}
             }
         }
         for missed in &catch_up.missed {

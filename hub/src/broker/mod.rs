@@ -14,6 +14,8 @@ mod thread;
 mod ticket;
 mod view;
 
+#[cfg(test)]
+pub(crate) use channels::Broker;
 pub(crate) use channels::{Repeats, Settings};
 pub(crate) use duplicates::{Duplicates, Novelty};
 pub(crate) use thread::{BrokerHandle, spawn};

@@ -108,11 +108,11 @@ impl Engine {
                 Standing::UpToDate => {}
                 Standing::Ahead => slot.is_ahead = true,
                 Standing::Resumed(id) => slot.go_on_from(id.as_ref()),
-                Standing::Behind { last_id } => match slot.on_gap {
+                Standing::Behind => match slot.on_gap {
                     OnGap::Recover if has_origin => gap = Gap::Found,
                     OnGap::Wait if has_origin => {}
                     OnGap::Recover | OnGap::Wait | OnGap::GoOn => {
-                        slot.go_on_from(last_id.as_ref());
+                        slot.is_lost = true;
                         is_lost = true;
                     }
                 },
@@ -169,15 +169,16 @@ impl Engine {
 
     /// Whether what a connection has missed has to wait until its client has read more.
     pub(super) fn awaits_client(&mut self, key: ConnectionKey, now: Instant) -> bool {
+        let limit = self.slow_consumer.max_pending_bytes;
         let Some(connection) = self.connections.get(key) else {
             return false;
         };
-        let pending = connection.outbox.pending_bytes();
+        let has_much = connection.outbox.pending_bytes() > MUCH.min(limit / 2);
         let slow = connection.slow;
         let Some(session) = &mut connection.session else {
             return false;
         };
-        let awaits = pending > MUCH && session.waits_for_client();
+        let awaits = has_much && session.waits_for_client();
         if !awaits {
             session.stalls_at = None;
         } else if session.stalls_at.is_none() && slow == SlowClients::Disconnect {
@@ -189,10 +190,11 @@ impl Engine {
 
     /// The client has read something: what waited for that goes on.
     pub(super) fn go_on_after_write(&mut self, key: ConnectionKey, now: Instant) {
+        let limit = self.slow_consumer.max_pending_bytes;
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let has_little = connection.outbox.pending_bytes() <= MUCH / 2;
+        let has_little = connection.outbox.pending_bytes() <= MUCH.min(limit / 2) / 2;
         if has_little && self.session(key).is_some_and(|it| it.waits_for_client()) {
             self.go_on(key, now);
         }

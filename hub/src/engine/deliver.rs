@@ -170,7 +170,7 @@ impl Engine {
             self.counters.overflows.increment();
             return;
         }
-        if !continues {
+        if !continues && !std::mem::take(&mut slot.is_lost) {
             self.counters.gaps.increment();
             if is_response || has_next {
                 self.ask_again(key);
@@ -189,7 +189,9 @@ impl Engine {
             self.counters.filter_errors.increment();
             return self.end_in_debug(key, &mismatch.to_string());
         }
-        slot.advance(sequenced);
+        if continues || !sequenced.is_late {
+            slot.advance(sequenced);
+        }
         if pending.source == Source::History && !word.is_content() {
             return;
         }
@@ -296,11 +298,11 @@ impl Engine {
             })) => match Content::compare(&original.plain(), content) {
                 Content::Original => {
                     let content = connection.stream_content(sequenced, original);
-                    self.append(key, content, now);
+                    self.append(key, sequenced, content, now);
                 }
                 Content::Filtered(content) => {
                     let content = connection.filtered_content(sequenced, content);
-                    self.append(key, &StreamContent::new(&content), now);
+                    self.append(key, sequenced, &StreamContent::new(&content), now);
                 }
             },
             Some(Word::Stream(HttpStream::Hint)) => self.follow(key, Urgency::High),
@@ -327,18 +329,23 @@ impl Engine {
     }
 
     /// Appends an item's content to a stream.
-    fn append(&mut self, key: ConnectionKey, content: &StreamContent, now: Instant) {
+    fn append(
+        &mut self,
+        key: ConnectionKey,
+        sequenced: &Sequenced,
+        content: &StreamContent,
+        now: Instant,
+    ) {
         let (_, connection) = self.connections.live(key.index);
         let Phase::Stream(framing) = connection.phase else {
             return;
         };
         let bytes = framing.frame(content);
         let limit = self.slow_consumer.max_pending_bytes;
-        if connection.make_room(bytes.len(), limit, &self.counters) == Room::None {
+        if connection.push_in_room(bytes, sequenced, limit, &self.counters) == Room::None {
             return self.drop_slow(key);
         }
         self.counters.deliveries.increment();
-        connection.outbox.push_item(bytes);
         connection.restart_keep_alive(now);
         mark_dirty(&mut self.dirty, key, connection);
     }
@@ -372,7 +379,7 @@ impl Engine {
                 };
                 if let Some(frame) = frame {
                     self.counters.deliveries.increment();
-                    self.push_message(key, frame, now);
+                    self.push_published(key, frame, sequenced, now);
                 }
             }
             WsMessage::Close(close) => self.close_websocket(key, close.as_ref(), now),

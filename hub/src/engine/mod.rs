@@ -872,6 +872,28 @@ impl Connection {
         Room::Some
     }
 
+    /// Appends an item, with room made for it. One of a channel whose ids are checked is never left
+    /// out: whether it has room was asked before it was taken.
+    fn push_in_room(
+        &mut self,
+        bytes: Bytes,
+        sequenced: &Sequenced,
+        limit: usize,
+        counters: &Counters,
+    ) -> Room {
+        let session = self.session.as_ref();
+        let is_checked = session.is_some_and(|it| it.checks(&sequenced.item.channel));
+        if is_checked && self.slow != SlowClients::Disconnect {
+            self.outbox.push(bytes);
+            return Room::Some;
+        }
+        let room = self.make_room(bytes.len(), limit, counters);
+        if room == Room::Some {
+            self.outbox.push_item(bytes);
+        }
+        room
+    }
+
     /// Bytes that may wait beside items.
     fn allowance(&self) -> usize {
         match &self.phase {

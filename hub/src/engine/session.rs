@@ -118,6 +118,8 @@ pub(crate) struct Slot {
     seen: Sequence,
     /// Whether an item came since the last beat.
     pub(super) is_heard: bool,
+    /// Whether items are known to be missing behind the last id, and not to be had.
+    pub(super) is_lost: bool,
     /// Whether the item of the last id is still to come. What comes before it, the connection has.
     pub(super) is_ahead: bool,
     /// Whether the last id came with the answer of a link, and is another than before.
@@ -370,6 +372,7 @@ impl Slot {
             on_gap: OnGap::Recover,
             seen: Sequence::default(),
             is_heard: false,
+            is_lost: false,
             is_ahead: false,
             is_moved: false,
         }

@@ -670,7 +670,7 @@ fn numbers(content: &str) -> impl Iterator<Item = u64> {
 
 /// A connection lacks items of all channels.
 fn behind() -> CatchUp {
-    let standing = |name: &&str| ((*name).into(), Standing::Behind { last_id: None });
+    let standing = |name: &&str| ((*name).into(), Standing::Behind);
     CatchUp {
         standings: CHANNELS.iter().map(standing).collect(),
         missed: Vec::new(),

@@ -246,10 +246,7 @@ fn linked(instruct: &str) -> Arc<Linked> {
 
 /// A connection lacks items of these channels.
 fn behind(channels: &[&str]) -> CatchUp {
-    let standing = |name: &&str| {
-        let last_id = Some(ItemId::new("9"));
-        (ChannelName::new(name), Standing::Behind { last_id })
-    };
+    let standing = |name: &&str| (ChannelName::new(name), Standing::Behind);
     CatchUp {
         standings: channels.iter().map(standing).collect(),
         missed: Vec::new(),

@@ -38,7 +38,7 @@ use super::{ENDING, Engine, Output, Room, mark_dirty};
 use crate::config::SlowClients;
 use crate::frames::{self, Deflate, Mask};
 use crate::handshake::Handshake;
-use crate::mailbox::ConnectionKey;
+use crate::mailbox::{ConnectionKey, Sequenced};
 use crate::routes::{EventsPerRequest, WebSocketTransport};
 pub(super) use client::Incoming;
 use native::Native;
@@ -366,7 +366,33 @@ impl Engine {
         }
     }
 
-    /// A published or delayed message, which never stands within another.
+    /// A published message, which never stands within another.
+    pub(super) fn push_published(
+        &mut self,
+        key: ConnectionKey,
+        frame: Bytes,
+        sequenced: &Sequenced,
+        now: Instant,
+    ) {
+        let limit = self.slow_consumer.max_pending_bytes;
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        match &connection.phase {
+            Phase::WebSocket(front, _) if matches!(front.lane, Lane::Free(_)) => {}
+            _ => return self.push_message(key, frame, now),
+        }
+        if !connection.takes_frames() {
+            return;
+        }
+        if connection.push_in_room(frame, sequenced, limit, &self.counters) == Room::None {
+            return self.drop_slow(key);
+        }
+        connection.restart_keep_alive(now);
+        mark_dirty(&mut self.dirty, key, connection);
+    }
+
+    /// A message that is not the origin's next, which never stands within another.
     pub(super) fn push_message(&mut self, key: ConnectionKey, frame: Bytes, now: Instant) {
         let Some(connection) = self.connections.get(key) else {
             return;
