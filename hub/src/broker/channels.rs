@@ -578,7 +578,10 @@ impl Common {
         }
         let until = now + order.wait;
         let history = &channel.history;
-        match channel.sequencer.take(item, until, |id| history.had(id)) {
+        match channel
+            .sequencer
+            .take(item, until, |item| history.is_behind(item))
+        {
             Turn::Later => {
                 self.tally.early += 1;
                 self.early_items += 1;
@@ -586,7 +589,7 @@ impl Common {
                 let is_full = channel.sequencer.waiting() > order.items;
                 if is_full || self.early_items > MAX_EARLY {
                     let history = &channel.history;
-                    let oldest = channel.sequencer.oldest(|id| history.had(id));
+                    let oldest = channel.sequencer.oldest(|item| history.is_behind(item));
                     self.let_go(channel, oldest, now);
                 }
             }
@@ -598,7 +601,9 @@ impl Common {
     fn let_overdue_go(&mut self, channel: &mut Channel, now: Instant) {
         loop {
             let history = &channel.history;
-            let overdue = channel.sequencer.overdue(now, |id| history.had(id));
+            let overdue = channel
+                .sequencer
+                .overdue(now, |item| history.is_behind(item));
             if overdue.is_none() {
                 return;
             }

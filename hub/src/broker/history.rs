@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grip::channel::ItemId;
+use grip::publish::Item;
 
 use crate::mailbox::{Sequence, Sequenced};
 
@@ -93,12 +94,20 @@ impl History {
         Some((ids().next()?, ids().next_back()?))
     }
 
-    /// Whether an item with this id is known, or one that stands for it.
-    pub(super) fn had(&self, id: &ItemId) -> bool {
-        self.entries.iter().rev().any(|entry| {
-            let item = &entry.sequenced.item;
-            item.id.as_ref() == Some(id) || item.stands_for.contains(id)
-        })
+    /// Whether an item comes after what follows it: its predecessor is here, and so is another behind
+    /// that, or its successor is here.
+    pub(super) fn is_behind(&self, item: &Item) -> bool {
+        let is_known = |id: &ItemId| {
+            self.entries.iter().rev().any(|entry| {
+                let item = &entry.sequenced.item;
+                item.id.as_ref() == Some(id) || item.stands_for.contains(id)
+            })
+        };
+        let is_followed = |id: &ItemId| {
+            let mut entries = self.entries.iter().rev();
+            entries.any(|entry| entry.sequenced.item.prev_id.as_ref() == Some(id))
+        };
+        item.prev_id.as_ref().is_some_and(is_known) || item.id.as_ref().is_some_and(is_followed)
     }
 
     /// Where whoever has the item with this id, and nothing newer, goes on.
@@ -218,9 +227,29 @@ mod tests {
         history.push(Arc::new(Sequenced::new(Sequence(2), latest)), 10, now);
         for id in ["1", "2", "3"] {
             check_after(&history, id, Some("4"));
-            assert!(history.had(&ItemId::new(id)));
         }
         check_after(&history, "4", Some(""));
+    }
+
+    #[track_caller]
+    fn check_behind_items(id: &str, prev_id: &str, expected: bool) {
+        let mut item = item();
+        item.id = Some(ItemId::new(id));
+        item.prev_id = Some(ItemId::new(prev_id));
+        assert_eq!(
+            history("2<1 4<3").is_behind(&item),
+            expected,
+            "{id}<{prev_id}"
+        );
+    }
+
+    #[test]
+    fn an_item_is_behind_what_follows_it() {
+        check_behind_items("3", "2", true);
+        check_behind_items("x", "2", true);
+        check_behind_items("1", "0", true);
+        check_behind_items("6", "5", false);
+        check_behind_items("2", "9", false);
     }
 
     #[test]

@@ -54,17 +54,17 @@ impl Sequencer {
         self.early.as_ref().map_or(0, |early| early.len())
     }
 
-    /// Takes an item that is to be ordered. `had` says whether the channel is known to have had an
-    /// id.
+    /// Takes an item that is to be ordered. `is_late` says whether the channel is known to have had
+    /// what comes after it.
     pub(super) fn take(
         &mut self,
         item: Item,
         until: Instant,
-        had: impl Fn(&ItemId) -> bool,
+        is_late: impl Fn(&Item) -> bool,
     ) -> Turn {
         match (&self.last_id, &item.prev_id) {
             (Some(last), Some(prev)) if last != prev => {
-                if had(prev) {
+                if is_late(&item) {
                     return Turn::TooLate(item);
                 }
                 let early = self.early.get_or_insert_default();
@@ -91,15 +91,19 @@ impl Sequencer {
 
     /// The oldest waiting item, if its time is over at `now`; it goes out although its predecessor
     /// never came. Ask [`Self::next_after_it`] after each.
-    pub(super) fn overdue(&mut self, now: Instant, had: impl Fn(&ItemId) -> bool) -> Option<Turn> {
+    pub(super) fn overdue(
+        &mut self,
+        now: Instant,
+        is_late: impl Fn(&Item) -> bool,
+    ) -> Option<Turn> {
         let is_over = self.early().next().is_some_and(|early| early.until <= now);
-        if is_over { self.oldest(had) } else { None }
+        if is_over { self.oldest(is_late) } else { None }
     }
 
     /// The oldest waiting item, because too many wait. Ask [`Self::next_after_it`] after it.
-    pub(super) fn oldest(&mut self, had: impl Fn(&ItemId) -> bool) -> Option<Turn> {
+    pub(super) fn oldest(&mut self, is_late: impl Fn(&Item) -> bool) -> Option<Turn> {
         let item = self.remove(0)?;
-        if item.prev_id.as_ref().is_some_and(had) {
+        if is_late(&item) {
             return Some(Turn::TooLate(item));
         }
         self.pass(&item);
@@ -184,7 +188,7 @@ mod tests {
                 let had = &self.had;
                 let turn = self
                     .sequencer
-                    .take(item(id, prev_id), until, |id| had.contains(id));
+                    .take(item(id, prev_id), until, |item| is_late(had, item));
                 self.put(&mut out, turn);
             }
             out.join(" ")
@@ -194,7 +198,7 @@ mod tests {
             let mut out = Vec::new();
             loop {
                 let had = &self.had;
-                let overdue = self.sequencer.overdue(self.now, |id| had.contains(id));
+                let overdue = self.sequencer.overdue(self.now, |item| is_late(had, item));
                 let Some(turn) = overdue else {
                     break;
                 };
@@ -218,6 +222,10 @@ mod tests {
                 next = self.sequencer.next_after_it();
             }
         }
+    }
+
+    fn is_late(had: &[ItemId], item: &Item) -> bool {
+        item.prev_id.as_ref().is_some_and(|id| had.contains(id))
     }
 
     fn name(item: &Item) -> String {

@@ -83,6 +83,7 @@ impl Engine {
             urgency,
         };
         session.busy = Busy::Following;
+        session.had_missed |= std::mem::take(&mut session.has_missed);
         let behalf = Arc::clone(&session.behalf);
         self.counters.links_followed.increment();
         self.outputs.push_back(Output::Run {

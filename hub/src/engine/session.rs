@@ -47,6 +47,8 @@ pub(crate) struct Session {
     /// Whether more was missed than waits here: items of channels whose ids are checked are left
     /// out until the broker is asked for them.
     pub(super) has_missed: bool,
+    /// The same when its link was followed; what came since then waits here.
+    pub(super) had_missed: bool,
     /// When the client must have read something, if it is waited for.
     pub(super) stalls_at: Option<Instant>,
     /// Kept while the client has much to read, to keep whoever sends a body from sending more.
@@ -162,6 +164,7 @@ impl Session {
             backlog: VecDeque::new(),
             replays: 0,
             has_missed: false,
+            had_missed: false,
             stalls_at: None,
             receipt: None,
         }
@@ -323,8 +326,9 @@ impl Session {
                 is_known |= has_begun || item.id.as_ref() == Some(id);
                 has_begun
             });
-            self.has_missed |= is_moved && !is_known;
+            self.has_missed |= (is_moved || self.had_missed) && !is_known;
         }
+        self.had_missed = false;
         let replays = self.backlog.iter();
         self.replays = replays
             .filter(|pending| pending.source == Source::History)
@@ -395,10 +399,16 @@ impl Slot {
 
     /// What a link's answer says in place of this one, which it was asked with.
     pub(super) fn replaced_by(&self, wanted: Self) -> Self {
+        let is_moved = wanted.prev_id != self.prev_id;
         Self {
-            on_gap: OnGap::Wait,
+            // Whoever says the same again would say so for ever.
+            on_gap: if is_moved {
+                OnGap::Recover
+            } else {
+                OnGap::Wait
+            },
             seen: self.seen,
-            is_moved: wanted.prev_id != self.prev_id,
+            is_moved,
             ..wanted
         }
     }
@@ -472,6 +482,8 @@ impl Slot {
     /// The item says nothing to connections of this kind; what follows it comes next.
     pub(super) fn pass(&mut self, sequenced: &Sequenced) {
         self.seen = sequenced.sequence;
+        // What its origin said before this is of no account any more.
+        self.on_gap = OnGap::Recover;
         if self.is_checked() {
             self.prev_id = PrevId::of(sequenced.item.id.as_ref());
         }
