@@ -102,7 +102,7 @@ impl Sequencer {
 
     /// The oldest waiting item, because too many wait. Ask [`Self::next_after_it`] after it.
     pub(super) fn oldest(&mut self, is_late: impl Fn(&Item) -> bool) -> Option<Turn> {
-        let item = self.remove(0)?;
+        let item = self.remove(self.first_of_chain(0))?;
         if is_late(&item) {
             return Some(Turn::TooLate(item));
         }
@@ -122,6 +122,23 @@ impl Sequencer {
 
     fn early(&self) -> impl Iterator<Item = &Early> {
         self.early.iter().flat_map(|early| early.iter())
+    }
+
+    /// The first of the waiting items that lead to the one at `at`.
+    fn first_of_chain(&self, mut at: usize) -> usize {
+        // A ring of items, each of which follows another, ends somewhere too.
+        for _ in 0..self.waiting() {
+            let item = self.early().nth(at).map(|early| &early.item);
+            let Some(prev_id) = item.and_then(|item| item.prev_id.as_ref()) else {
+                break;
+            };
+            let before = |early: &Early| early.item.id.as_ref() == Some(prev_id);
+            let Some(found) = self.early().position(before) else {
+                break;
+            };
+            at = found;
+        }
+        at
     }
 
     fn remove(&mut self, at: usize) -> Option<Item> {
@@ -282,6 +299,22 @@ mod tests {
         assert_eq!(bench.overdue(), "3 4");
         assert_eq!(bench.sequencer.waiting(), 0);
         assert_eq!(bench.take("5<4"), "5");
+    }
+
+    #[test]
+    fn of_items_that_wait_too_long_the_first_in_order_goes_first() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.take("1 5<4 4<3 3<2"), "1");
+        bench.now += Duration::from_secs(5);
+        assert_eq!(bench.overdue(), "3 4 5");
+    }
+
+    #[test]
+    fn a_ring_of_items_goes_out_too() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.take("1 5<6 6<5"), "1");
+        bench.now += Duration::from_secs(5);
+        assert_eq!(bench.overdue(), "5 6");
     }
 
     #[test]
