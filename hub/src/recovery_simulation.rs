@@ -228,16 +228,20 @@ impl World {
     /// The origin has something new. It is published once or twice, seldom never.
     fn publish(&mut self) {
         let channel = self.random.below(CHANNELS.len());
-        self.origin[channel].push(Born {
-            at: self.now,
-            is_for_streams: !self.random.one_in(8),
-        });
-        let number = self.origin[channel].len();
         let copies = match self.random.below(200) {
             0 => 0,
             1..=20 => 2,
             _ => 1,
         };
+        self.publish_on(channel, copies);
+    }
+
+    fn publish_on(&mut self, channel: usize, copies: usize) {
+        self.origin[channel].push(Born {
+            at: self.now,
+            is_for_streams: !self.random.one_in(8),
+        });
+        let number = self.origin[channel].len();
         for _ in 0..copies {
             self.flight.push((channel, number));
         }
@@ -668,6 +672,10 @@ impl World {
     /// Nothing goes wrong any more, and everybody gets what there is.
     fn finish(&mut self) {
         self.is_calm = true;
+        for channel in 0..CHANNELS.len() {
+            // An origin that knew less than was published is asked again with the next item.
+            self.publish_on(channel, 1);
+        }
         for _ in 0..60 {
             for _ in 0..3 {
                 while !self.flight.is_empty() {
