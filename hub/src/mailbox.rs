@@ -1,11 +1,13 @@
 //! What shards and the broker say to each other; neither knows more of the other than this.
 
+use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use grip::ChannelName;
 use grip::channel::ItemId;
 use grip::publish::{HttpStream, Item, StreamContent, WsMessage};
+use tokio::sync::mpsc;
 
 use crate::frames::Encoded;
 
@@ -159,4 +161,53 @@ pub(crate) enum Command {
     Update(ChannelName),
     /// Everybody who is held over HTTP asks the origin what they have missed.
     Recover,
+    /// Say how many connections hear these channels.
+    Count {
+        channels: Arc<[ChannelName]>,
+        reply: CountReply,
+    },
 }
+
+/// How many connections hear a channel, by transport.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Subscribers {
+    pub(crate) streams: usize,
+    pub(crate) responses: usize,
+    pub(crate) websockets: usize,
+}
+
+impl AddAssign for Subscribers {
+    fn add_assign(&mut self, other: Self) {
+        self.streams += other.streams;
+        self.responses += other.responses;
+        self.websockets += other.websockets;
+    }
+}
+
+/// Where a shard says how many connections it counts. Dropped unused if the shard has ended.
+#[derive(Debug, Clone)]
+pub(crate) struct CountReply(mpsc::UnboundedSender<Vec<Subscribers>>);
+
+impl CountReply {
+    /// A reply and the place where it arrives, once from each shard that gets a copy. No more come
+    /// when the last copy is gone.
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Vec<Subscribers>>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Says what was counted, for each channel in the order in which they were asked for.
+    pub(crate) fn send(self, counts: Vec<Subscribers>) {
+        // Fails if whoever asked waits no longer.
+        let _ = self.0.send(counts);
+    }
+}
+
+/// The same place is the same.
+impl PartialEq for CountReply {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.same_channel(&other.0)
+    }
+}
+
+impl Eq for CountReply {}

@@ -366,6 +366,12 @@ impl Broker {
         self.common.outputs.pop_front()
     }
 
+    /// Puts a command into the mailboxes of these shards.
+    pub(super) fn tell(&mut self, shards: impl IntoIterator<Item = ShardId>, command: &Command) {
+        let told = shards.into_iter().map(|shard| (shard, command.clone()));
+        self.common.outputs.extend(told);
+    }
+
     /// What happened since the start, and what there is.
     pub(crate) fn tally(&self) -> Tally {
         Tally {
@@ -751,6 +757,11 @@ impl Channel {
         self.sequencer.last_id()
     }
 
+    /// The shards with connections that want it.
+    pub(super) fn shards(&self) -> impl Iterator<Item = ShardId> {
+        self.interest.iter().map(|interest| interest.shard)
+    }
+
     pub(super) fn history(&self) -> &History {
         &self.history
     }
@@ -1001,6 +1012,7 @@ mod tests {
                     Command::Deliver(sequenced) => format!("{shard}:item@{}", sequenced.sequence.0),
                     Command::Update(channel) => format!("{shard}:update {channel}"),
                     Command::Recover => format!("{shard}:recover"),
+                    Command::Count { .. } => format!("{shard}:count"),
                 })
                 .collect()
         }

@@ -18,5 +18,6 @@ mod view;
 pub(crate) use channels::Broker;
 pub(crate) use channels::{Repeats, Settings};
 pub(crate) use duplicates::{Duplicates, Novelty};
-pub(crate) use thread::{BrokerHandle, spawn};
+pub(crate) use thread::{BrokerHandle, Busy, spawn};
 pub(crate) use ticket::Ticket;
+pub(crate) use view::{ChannelView, HistoryView, Inspection};

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use grip::ChannelName;
 use grip::channel::ItemId;
@@ -13,13 +14,17 @@ use tokio::time::Instant;
 
 use super::channels::{Broker, Settings};
 use super::ticket::Ticket;
+use super::view::{ChannelView, Inspection};
 use crate::counters::Counters;
-use crate::mailbox::{Command, ConnectionKey, ShardId, Wanted};
+use crate::mailbox::{Command, ConnectionKey, CountReply, ShardId, Subscribers, Wanted};
 
 /// Items that may wait for the broker; then publishers wait.
 const PUBLISH_QUEUE: usize = 4096;
 
-/// A shard's request.
+/// How long the broker and the shards may take to say how channels are.
+const INSPECTION_TIME: Duration = Duration::from_secs(1);
+
+/// A request of a shard, or of somebody who only looks.
 #[derive(Debug)]
 enum Request {
     Attach {
@@ -38,7 +43,18 @@ enum Request {
         shard: ShardId,
         channels: Vec<ChannelName>,
     },
+    Inspect {
+        inspection: Inspection,
+        /// For the shards.
+        counts: CountReply,
+        reply: oneshot::Sender<Vec<ChannelView>>,
+    },
 }
+
+/// The broker or a shard has too much to do, or has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the broker or a shard does not answer in time")]
+pub(crate) struct Busy;
 
 /// A publisher's request.
 #[derive(Debug)]
@@ -88,6 +104,42 @@ impl BrokerHandle {
 
     pub(crate) fn detach(&self, shard: ShardId, channels: Vec<ChannelName>) {
         let _ = self.requests.send(Request::Detach { shard, channels });
+    }
+
+    /// How channels are, and how many connections hear each of them, as all shards say together.
+    /// Whatever is published or subscribed when this is called shows in it.
+    ///
+    /// # Errors
+    /// [`Busy`] after a second.
+    pub(crate) async fn inspect(
+        &self,
+        inspection: Inspection,
+    ) -> Result<Vec<(ChannelView, Subscribers)>, Busy> {
+        let inspected = tokio::time::timeout(INSPECTION_TIME, self.look_at(inspection));
+        inspected.await.map_err(|_| Busy)?
+    }
+
+    async fn look_at(
+        &self,
+        inspection: Inspection,
+    ) -> Result<Vec<(ChannelView, Subscribers)>, Busy> {
+        let (reply, views) = oneshot::channel();
+        let (counts, mut counted) = CountReply::new();
+        let inspect = Request::Inspect {
+            inspection,
+            counts,
+            reply,
+        };
+        self.requests.send(inspect).map_err(|_| Busy)?;
+        let views = views.await.map_err(|_| Busy)?;
+        let mut sums = vec![Subscribers::default(); views.len()];
+        // Ends when all shards have answered that were asked. One that has ended has nobody.
+        while let Some(counts) = counted.recv().await {
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+        Ok(views.into_iter().zip(sums).collect())
     }
 
     /// Queues an item; waits while the broker is busy. The ticket hears how many connections the
@@ -228,6 +280,15 @@ impl Driver {
                 wanted,
             } => self.broker.catch_up(shard, connection, &wanted),
             Request::Detach { shard, channels } => self.broker.detach(shard, channels, now()),
+            // Whoever asked may wait no longer.
+            Request::Inspect { reply, .. } if reply.is_closed() => {}
+            Request::Inspect {
+                inspection,
+                counts,
+                reply,
+            } => {
+                let _ = reply.send(self.broker.inspect(&inspection, counts, now()));
+            }
         }
     }
 

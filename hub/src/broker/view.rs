@@ -7,6 +7,21 @@ use grip::ChannelName;
 use grip::channel::ItemId;
 
 use super::channels::{Broker, Channel};
+use crate::mailbox::{Command, CountReply, ShardId};
+
+/// Which channels are looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Inspection {
+    /// This one, if it is known.
+    Channel(ChannelName),
+    /// The first in the order of their names.
+    Page {
+        /// Only those behind this name.
+        after: Option<String>,
+        /// At most so many.
+        limit: usize,
+    },
+}
 
 /// A channel as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,14 +47,51 @@ pub(crate) struct HistoryView {
 }
 
 impl Broker {
+    /// The channels that are looked at. The shards that have connections on any of them are asked to
+    /// count these, behind everything that was said to them before.
+    pub(crate) fn inspect(
+        &mut self,
+        inspection: &Inspection,
+        reply: CountReply,
+        now: Instant,
+    ) -> Vec<ChannelView> {
+        let views = match inspection {
+            Inspection::Channel(name) => self.view(name, now).into_iter().collect(),
+            Inspection::Page { after, limit } => self.page(after.as_deref(), *limit, now),
+        };
+        let shards = self.shards_of(&views);
+        let count = Command::Count {
+            channels: views.iter().map(|view| view.name.clone()).collect(),
+            reply,
+        };
+        self.tell(shards, &count);
+        views
+    }
+
+    /// The shards with connections on any of these channels, each once.
+    fn shards_of(&self, views: &[ChannelView]) -> Vec<ShardId> {
+        let mut shards = Vec::new();
+        let known = views
+            .iter()
+            .filter_map(|view| self.channels.get(&view.name));
+        for shard in known.flat_map(Channel::shards) {
+            if !shards.contains(&shard) {
+                shards.push(shard);
+            }
+        }
+        shards
+    }
+
     /// A channel that is known.
-    pub(crate) fn view(&self, name: &ChannelName, now: Instant) -> Option<ChannelView> {
+    fn view(&self, name: &ChannelName, now: Instant) -> Option<ChannelView> {
         let channel = self.channels.get(name)?;
         Some(channel.view(name, now))
     }
 
     /// The first channels in the order of their names, behind `after`; at most `limit`.
-    pub(crate) fn page(&self, after: Option<&str>, limit: usize, now: Instant) -> Vec<ChannelView> {
+    ///
+    /// Looks at all names, so that there is nothing to keep up for pages that are seldom asked for.
+    fn page(&self, after: Option<&str>, limit: usize, now: Instant) -> Vec<ChannelView> {
         // The smallest names so far, the largest of them on top.
         let mut names = BinaryHeap::with_capacity(limit.min(self.channels.len()) + 1);
         let is_behind = |name: &&ChannelName| after.is_none_or(|after| name.as_str() > after);

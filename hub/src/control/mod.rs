@@ -4,6 +4,7 @@
 
 mod accept;
 mod auth;
+mod inspect;
 mod resource;
 mod serve;
 
@@ -15,7 +16,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
 use http::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Method, Response, StatusCode};
 use warp::Filter as _;
@@ -27,6 +29,7 @@ use crate::proxy::unix_now;
 use crate::purge::Publisher;
 use accept::ReplyType;
 use auth::Unauthorized;
+use inspect::InspectError;
 use resource::Resource;
 
 /// Bytes in a publisher's request head.
@@ -83,6 +86,8 @@ enum Refusal {
     },
     #[error("{0}")]
     Publish(#[from] grip::publish::PublishError),
+    #[error("{0}")]
+    Inspect(#[from] InspectError),
 }
 
 impl Refusal {
@@ -93,6 +98,7 @@ impl Refusal {
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::Inspect(error) => error.status(),
             Self::HeadTooLarge | Self::BodyTooLarge | Self::BodyBrokeOff | Self::Publish(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -106,6 +112,9 @@ impl Refusal {
             Self::Method { allowed, .. } => {
                 let allowed = HeaderValue::from_str(allowed.as_str());
                 headers.insert(ALLOW, allowed.expect("a method is a token"));
+            }
+            Self::Inspect(InspectError::Busy) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Unauthorized { challenges, .. } => {
                 for challenge in challenges {
@@ -162,6 +171,11 @@ impl Control {
                 Ok(reply(StatusCode::OK, "text/plain; version=0.0.4", text))
             }
             Resource::Health => Ok(text("OK\n")),
+            Resource::Channel(name) => Ok(json(self.inspect_channel(name).await?)),
+            Resource::Channels => {
+                let (path, query) = (head.path.as_str(), &head.query);
+                Ok(json(self.inspect_page(path, query).await?))
+            }
         }
     }
 
@@ -264,7 +278,7 @@ fn check_length(head: &Head, limit: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_method(resource: Resource, method: &Method) -> Result<(), Refusal> {
+fn check_method(resource: Resource<'_>, method: &Method) -> Result<(), Refusal> {
     match resource.method() {
         Some(allowed) if allowed != method => Err(Refusal::Method {
             found: method.clone(),

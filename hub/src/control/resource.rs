@@ -4,7 +4,7 @@ use http::Method;
 
 /// What there is on the control port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resource {
+pub(super) enum Resource<'a> {
     /// A word of greeting.
     Root,
     /// Publishing items.
@@ -15,17 +15,27 @@ pub(super) enum Resource {
     Metrics,
     /// Whether the hub runs.
     Health,
+    /// The channels that are known, page by page.
+    Channels,
+    /// One channel; its name is percent-encoded.
+    Channel(&'a str),
 }
 
-impl Resource {
+impl<'a> Resource<'a> {
     /// What is found at a path, with or without `base` before it and one slash after it. The query
     /// means nothing, with one exception: a library that is configured with a query puts its path
     /// behind that, as in `/base?x=1/publish/`.
-    pub(super) fn find(base: &str, path: &str, query: &str) -> Option<Self> {
+    ///
+    /// The name of a channel is all that follows `/channels/`, slashes included.
+    pub(super) fn find(base: &str, path: &'a str, query: &str) -> Option<Self> {
         let path = path
             .strip_prefix(base)
             .filter(|rest| rest.is_empty() || rest.starts_with('/'))
             .unwrap_or(path);
+        match path.strip_prefix("/channels/") {
+            None | Some("") => {}
+            Some(name) => return Some(Self::Channel(name)),
+        }
         match without_slash(path) {
             "" if without_slash(query).ends_with("/publish") => Some(Self::Publish),
             "" => Some(Self::Root),
@@ -33,6 +43,7 @@ impl Resource {
             "/recover" => Some(Self::Recover),
             "/metrics" => Some(Self::Metrics),
             "/health" => Some(Self::Health),
+            "/channels" => Some(Self::Channels),
             _ => None,
         }
     }
@@ -42,14 +53,14 @@ impl Resource {
         match self {
             Self::Root => None,
             Self::Publish | Self::Recover => Some(Method::POST),
-            Self::Metrics | Self::Health => Some(Method::GET),
+            Self::Metrics | Self::Health | Self::Channels | Self::Channel(_) => Some(Method::GET),
         }
     }
 
     /// Whether it is for publishers that have proved who they are.
     pub(super) fn is_protected(self) -> bool {
         match self {
-            Self::Publish | Self::Recover => true,
+            Self::Publish | Self::Recover | Self::Channels | Self::Channel(_) => true,
             Self::Root | Self::Metrics | Self::Health => false,
         }
     }
@@ -64,7 +75,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(base: &str, target: &str, expected: Option<Resource>) {
+    fn check(base: &str, target: &str, expected: Option<Resource<'_>>) {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let found = Resource::find(base, path, query);
         assert_eq!(found, expected, "{target} below {base:?}");
@@ -81,6 +92,8 @@ mod tests {
                 ("/recover/", Some(Resource::Recover)),
                 ("/metrics", Some(Resource::Metrics)),
                 ("/health/", Some(Resource::Health)),
+                ("/channels", Some(Resource::Channels)),
+                ("/channels/", Some(Resource::Channels)),
                 ("//", None),
                 ("/publish//", None),
                 ("//publish/", None),
@@ -92,6 +105,23 @@ mod tests {
                 check(base, &format!("{base}{target}"), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_channels_name_is_all_that_follows() {
+        for base in ["", "/service/x", "/channels"] {
+            for name in ["a", "a/", "/", "a/b", "%2F", "a%20b", "publish"] {
+                let target = format!("{base}/channels/{name}");
+                check(base, &target, Some(Resource::Channel(name)));
+                check(
+                    base,
+                    &format!("{target}?x=/publish"),
+                    Some(Resource::Channel(name)),
+                );
+            }
+        }
+        check("", "/channelsa", None);
+        check("", "/channel/a", None);
     }
 
     #[test]

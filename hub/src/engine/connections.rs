@@ -320,6 +320,11 @@ impl Connections {
         (ConnectionKey { index, generation }, connection)
     }
 
+    /// The phase of the connection at an index that is known to be live.
+    pub(crate) fn phase(&self, index: u32) -> &Phase {
+        &self.slab[index as usize].phase
+    }
+
     pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
         self.get(key)?;
         Some(self.slab.remove(key.index as usize))

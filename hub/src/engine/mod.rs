@@ -6,6 +6,7 @@
 
 mod catch_up;
 pub(crate) mod connections;
+mod count;
 mod deadlines;
 mod deliver;
 mod follow;

@@ -68,8 +68,13 @@ impl Publisher {
 
     /// Makes every held client ask the origin what it has missed. Waits for no purge.
     pub(crate) async fn recover(&self) {
+        self.broker().recover().await;
+    }
+
+    /// Who orders the items in the end.
+    pub(crate) fn broker(&self) -> &BrokerHandle {
         let (Self::Direct(broker) | Self::Pacing { broker, .. }) = self;
-        broker.recover().await;
+        broker
     }
 }
 

@@ -265,6 +265,10 @@ impl Shard {
                         Command::Deliver(item) => self.engine.handle_item(&item, now),
                         Command::Update(channel) => self.engine.handle_update(&channel, now),
                         Command::Recover => self.engine.handle_recover(now),
+                        Command::Count { channels, reply } => {
+                            let counts = channels.iter().map(|name| self.engine.count(name));
+                            reply.send(counts.collect());
+                        }
                     }
                 }
             }
