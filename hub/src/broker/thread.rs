@@ -339,6 +339,10 @@ mod tests {
     };
 
     fn attach(broker: &BrokerHandle, channel: &ChannelName) {
+        attach_at(broker, ShardId(0), channel);
+    }
+
+    fn attach_at(broker: &BrokerHandle, shard: ShardId, channel: &ChannelName) {
         let attachment = Attachment {
             channel: channel.clone(),
             position: None,
@@ -347,7 +351,7 @@ mod tests {
             channels: vec![attachment],
             resume: None,
         };
-        broker.attach(ShardId(0), KEY, wanted);
+        broker.attach(shard, KEY, wanted);
     }
 
     #[tokio::test]
@@ -394,5 +398,90 @@ mod tests {
         drop(broker);
         assert_eq!(mailbox.blocking_recv(), None);
         thread.join().unwrap();
+    }
+
+    /// What becomes of an inspection of a channel that two shards want, where these do with it what
+    /// `answer` says.
+    async fn inspect(
+        answer: impl Fn(usize, CountReply) -> Option<CountReply>,
+    ) -> Result<Subscribers, Busy> {
+        let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel(8)).unzip();
+        let (broker, driver) =
+            Driver::new(senders, settings(FirstSubscription::Leave), Arc::default());
+        let channel = ChannelName::new("a");
+        attach(&broker, &channel);
+        attach_at(&broker, ShardId(1), &channel);
+        let shards = mailboxes
+            .into_iter()
+            .enumerate()
+            .map(async |(shard, mut mailbox)| {
+                let mut kept = None;
+                while let Some(command) = mailbox.recv().await {
+                    if let Command::Count { reply, .. } = command {
+                        kept = answer(shard, reply);
+                    }
+                }
+                drop(kept);
+            });
+        let inspect = async {
+            let inspected = broker.inspect(Inspection::Channel(channel)).await;
+            drop(broker);
+            inspected
+        };
+        let (inspected, (), _) =
+            tokio::join!(inspect, driver.run(), futures::future::join_all(shards));
+        inspected.map(|mut inspected| inspected.remove(0).1)
+    }
+
+    fn streams(streams: usize) -> Vec<Subscribers> {
+        vec![Subscribers {
+            streams,
+            ..Subscribers::default()
+        }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_shards_count_is_added_up() {
+        let counted = inspect(|shard, reply| {
+            reply.send(streams(shard + 5));
+            None
+        });
+        assert_eq!(counted.await.map(|it| it.streams), Ok(11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_that_has_ended_has_nobody() {
+        let counted = inspect(|shard, reply| {
+            if shard == 0 {
+                reply.send(streams(7));
+            }
+            None
+        });
+        assert_eq!(counted.await.map(|it| it.streams), Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_that_does_not_answer_is_waited_for_a_second() {
+        let begin = Instant::now();
+        let counted = inspect(|shard, reply| {
+            if shard == 1 {
+                return Some(reply);
+            }
+            reply.send(streams(7));
+            None
+        });
+        assert_eq!(counted.await, Err(Busy));
+        assert_eq!(begin.elapsed(), INSPECTION_TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_does_not_answer_is_waited_for_a_second() {
+        let (broker, _driver) = Driver::new(
+            Vec::new(),
+            settings(FirstSubscription::Leave),
+            Arc::default(),
+        );
+        let inspection = Inspection::Channel(ChannelName::new("a"));
+        assert_eq!(broker.inspect(inspection).await, Err(Busy));
     }
 }

@@ -132,6 +132,7 @@ mod tests {
     use super::*;
     use crate::broker::channels::settings;
     use crate::config::FirstSubscription;
+    use crate::mailbox::{Attachment, ConnectionKey, Wanted};
 
     fn broker(items: &[(&str, &str)]) -> (Broker, Instant) {
         let now = tokio::time::Instant::now().into_std();
@@ -182,5 +183,94 @@ mod tests {
         }
         let expected: Vec<&str> = items.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, expected);
+    }
+
+    /// Looks at all channels in pages of this size.
+    #[track_caller]
+    fn check_pages(names: &[&str], after: Option<&str>, limit: usize, expected: &[&[&str]]) {
+        let items: Vec<(&str, &str)> = names.iter().map(|name| (*name, "1")).collect();
+        let (broker, now) = broker(&items);
+        let mut after = after.map(str::to_owned);
+        let mut pages = Vec::new();
+        loop {
+            let page = broker.page(after.as_deref(), limit, now);
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Some(last.name.as_str().to_owned());
+            let names = page.iter().map(|view| view.name.as_str().to_owned());
+            pages.push(names.collect::<Vec<_>>());
+        }
+        assert_eq!(pages, expected);
+    }
+
+    #[test]
+    fn a_page_is_full_unless_it_is_the_last() {
+        let names = ["b", "d", "a", "e", "c"];
+        check_pages(&names, None, 1, &[&["a"], &["b"], &["c"], &["d"], &["e"]]);
+        check_pages(&names, None, 2, &[&["a", "b"], &["c", "d"], &["e"]]);
+        check_pages(&names, None, 5, &[&["a", "b", "c", "d", "e"]]);
+        check_pages(&names, None, usize::MAX, &[&["a", "b", "c", "d", "e"]]);
+        check_pages(&[], None, 1, &[]);
+    }
+
+    #[test]
+    fn a_page_begins_behind_a_name_that_need_not_be_a_channels() {
+        let names = ["a", "c", "e"];
+        check_pages(&names, Some(""), 9, &[&["a", "c", "e"]]);
+        check_pages(&names, Some("a"), 9, &[&["c", "e"]]);
+        check_pages(&names, Some("b"), 1, &[&["c"], &["e"]]);
+        check_pages(&names, Some("e"), 9, &[]);
+    }
+
+    #[test]
+    fn names_are_ordered_by_their_code_points() {
+        let names = ["é", "z", "Z", "a/b", "a b", "a", "😀", "10", "9", "日本"];
+        let ordered: &[&str] = &["10", "9", "Z", "a", "a b", "a/b", "z", "é", "日本", "😀"];
+        check_pages(&names, None, 20, &[ordered]);
+        check_pages(&names, None, 7, &[&ordered[..7], &ordered[7..]]);
+    }
+
+    #[test]
+    fn the_shards_that_want_a_channel_count_each_once() {
+        let (mut broker, now) = broker(&[("c", "1")]);
+        for (shard, channels) in [(3, "a"), (1, "a b"), (0, "d"), (1, "b")] {
+            let channels = channels.split(' ').map(|name| Attachment {
+                channel: ChannelName::new(name),
+                position: None,
+            });
+            let wanted = Wanted {
+                channels: channels.collect(),
+                resume: None,
+            };
+            let key = ConnectionKey {
+                index: 0,
+                generation: 0,
+            };
+            broker.attach(ShardId(shard), key, &wanted, now);
+        }
+        while broker.poll_output().is_some() {}
+        let mut check = |inspection: Inspection, expected: &[&str], shards: &[usize]| {
+            let (reply, _) = CountReply::new();
+            let views = broker.inspect(&inspection, reply.clone(), now);
+            let names: Vec<ChannelName> = views.into_iter().map(|view| view.name).collect();
+            let expected: Vec<ChannelName> =
+                expected.iter().map(|it| ChannelName::new(it)).collect();
+            assert_eq!(names, expected);
+            let count = Command::Count {
+                channels: names.into(),
+                reply,
+            };
+            let outputs: Vec<_> = std::iter::from_fn(|| broker.poll_output()).collect();
+            let told = shards.iter().map(|shard| (ShardId(*shard), count.clone()));
+            assert_eq!(outputs, told.collect::<Vec<_>>());
+        };
+        let page = |limit| Inspection::Page { after: None, limit };
+        let channel = |name| Inspection::Channel(ChannelName::new(name));
+        check(page(3), &["a", "b", "c"], &[3, 1]);
+        check(page(9), &["a", "b", "c", "d"], &[3, 1, 0]);
+        check(channel("b"), &["b"], &[1]);
+        check(channel("c"), &["c"], &[]);
+        check(channel("e"), &[], &[]);
     }
 }

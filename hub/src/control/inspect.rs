@@ -215,3 +215,145 @@ fn line(value: &impl Serialize) -> String {
     let text = serde_json::to_string(value).expect("keys are text, and nothing here can fail");
     text + "\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use http::uri::PathAndQuery;
+    use serde_json::{Value, json};
+
+    #[track_caller]
+    fn check_query(query: &str, expected: Result<(usize, Option<&str>), InspectError>) {
+        let expected = expected.map(|(limit, after)| PageQuery {
+            limit,
+            after: after.map(str::to_owned),
+        });
+        assert_eq!(PageQuery::parse(query), expected, "{query}");
+    }
+
+    #[test]
+    fn a_page_has_a_hundred_channels_unless_the_query_says_otherwise() {
+        check_query("", Ok((100, None)));
+        check_query("x=1&&limits=2", Ok((100, None)));
+        check_query("limit=1", Ok((1, None)));
+        check_query("limit=1000", Ok((1000, None)));
+        check_query("limit=5&limit=6", Ok((6, None)));
+        for limit in ["", "0", "1001", "-1", "a", "1.5", "99999999999999999999"] {
+            check_query(&format!("limit={limit}"), Err(InspectError::Limit));
+        }
+        check_query("limit", Err(InspectError::Limit));
+    }
+
+    #[test]
+    fn a_page_begins_behind_a_name() {
+        check_query("after=a", Ok((100, Some("a"))));
+        check_query("after=", Ok((100, Some(""))));
+        check_query("after=a%26b%3dc&limit=2", Ok((2, Some("a&b=c"))));
+        check_query("after=a=b/c?d", Ok((100, Some("a=b/c?d"))));
+        check_query("after=a+b%2Bc%20d", Ok((100, Some("a b+c d"))));
+        check_query("after=%C3%BC%E2%82%AC", Ok((100, Some("ü€"))));
+        for after in ["%", "%2", "%2x", "a%%41", "%FF", "%C3", "%c3%28"] {
+            check_query(&format!("after={after}"), Err(InspectError::Name));
+        }
+    }
+
+    #[test]
+    fn a_name_in_a_path_is_percent_encoded() {
+        for (encoded, expected) in [
+            ("a", Some("a")),
+            ("a+b/c", Some("a+b/c")),
+            ("a%2Fb%20%25", Some("a/b %")),
+            ("ü%C3%BC", Some("üü")),
+            ("%F0%9F%98%80", Some("😀")),
+            ("100%", None),
+            ("%+1", None),
+            ("%FF", None),
+            ("%C3ü", None),
+        ] {
+            assert_eq!(decoded(encoded).as_deref(), expected, "{encoded}");
+        }
+    }
+
+    fn view(name: &str) -> ChannelView {
+        ChannelView {
+            name: ChannelName::new(name),
+            last_id: None,
+            history: None,
+        }
+    }
+
+    fn inspected(names: &[&str]) -> Inspected {
+        let channels = names.iter().map(|name| view(name));
+        channels
+            .map(|view| (view, Subscribers::default()))
+            .collect()
+    }
+
+    /// Writes a page, and fails unless it has so many channels and this next page.
+    #[track_caller]
+    fn check_page(names: &[&str], limit: usize, expected: (usize, Value)) {
+        let text = page(&inspected(names), "/b/channels", limit);
+        let page: Value = serde_json::from_str(&text).unwrap();
+        let count = page["channels"].as_array().unwrap().len();
+        assert_eq!((count, page["next"].clone()), expected, "{text}");
+    }
+
+    #[test]
+    fn the_next_page_is_named_if_there_is_one() {
+        check_page(&[], 1, (0, Value::Null));
+        check_page(&["a"], 2, (1, Value::Null));
+        check_page(&["a", "b"], 2, (2, Value::Null));
+        let next = json!("/b/channels?limit=2&after=b");
+        check_page(&["a", "b", "c"], 2, (2, next));
+    }
+
+    #[test]
+    fn the_next_page_can_be_asked_for_whatever_the_name() {
+        for name in ["a b", "a+b", "a&after=b", "ü/€?#%41", "\"\\\n\u{0}", "-._~"] {
+            let text = page(&inspected(&[name, "z"]), "/channels", 1);
+            let page: Value = serde_json::from_str(&text).unwrap();
+            let next: PathAndQuery = page["next"].as_str().unwrap().parse().unwrap();
+            assert_eq!(next.path(), "/channels");
+            check_query(next.query().unwrap(), Ok((1, Some(name))));
+        }
+    }
+
+    #[test]
+    fn all_that_is_known_of_a_channel_is_told() {
+        let mut view = view("ü\"");
+        view.last_id = Some(ItemId::new("3"));
+        view.history = Some(HistoryView {
+            items: 2,
+            bytes: 600,
+            first_id: Some(ItemId::new("1")),
+            last_id: Some(ItemId::new("2")),
+            age: Duration::from_millis(4_900),
+        });
+        let subscribers = Subscribers {
+            streams: 5,
+            responses: 6,
+            websockets: 7,
+        };
+        let expected = concat!(
+            r#"{"name":"ü\"","last_id":"3","history":{"items":2,"bytes":600,"first_id":"1","#,
+            r#""last_id":"2","oldest_seconds":4},"#,
+            r#""subscribers":{"streams":5,"responses":6,"websockets":7}}"#,
+            "\n"
+        );
+        assert_eq!(line(&Channel::from(&(view, subscribers))), expected);
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_channel_is_null() {
+        let expected = concat!(
+            r#"{"name":"a","last_id":null,"history":{"items":0,"bytes":0,"first_id":null,"#,
+            r#""last_id":null,"oldest_seconds":null},"#,
+            r#""subscribers":{"streams":0,"responses":0,"websockets":0}}"#,
+            "\n"
+        );
+        let inspected = inspected(&["a"]);
+        assert_eq!(line(&Channel::from(&inspected[0])), expected);
+    }
+}

@@ -935,3 +935,29 @@ fn a_delay_of_nothing_is_over_soon() {
     bench.wait(1);
     assert_eq!(bench.frames(key), ["Text x"]);
 }
+
+#[test]
+fn whoever_hears_a_channel_is_counted_by_transport() {
+    let mut bench = Bench::new();
+    let count = |bench: &Bench, channel: &str| {
+        let count = bench.engine.count(&ChannelName::new(channel));
+        [count.streams, count.responses, count.websockets]
+    };
+    let keys = [
+        bench.stream(&["a"]),
+        bench.stream(&["a", "b"]),
+        bench.open(response(55), &["b"]),
+        bench.subscribed(),
+    ];
+    assert_eq!(count(&bench, "a"), [2, 0, 1]);
+    assert_eq!(count(&bench, "b"), [1, 0, 0]);
+    bench.attach(keys[2]);
+    assert_eq!(count(&bench, "b"), [1, 1, 0]);
+    assert_eq!(count(&bench, "c"), [0, 0, 0]);
+    bench.publish("b", r#""http-response":{"body":"x"}"#);
+    assert_eq!(count(&bench, "b"), [1, 0, 0]);
+    for key in keys {
+        bench.engine.handle_gone(key, bench.now);
+    }
+    assert_eq!(count(&bench, "a"), [0, 0, 0]);
+}
