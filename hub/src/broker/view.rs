@@ -93,12 +93,15 @@ impl Broker {
     /// Looks at all names, so that there is nothing to keep up for pages that are seldom asked for.
     fn page(&self, after: Option<&str>, limit: usize, now: Instant) -> Vec<ChannelView> {
         // The smallest names so far, the largest of them on top.
-        let mut names = BinaryHeap::with_capacity(limit.min(self.channels.len()) + 1);
+        let mut names = BinaryHeap::new();
         let is_behind = |name: &&ChannelName| after.is_none_or(|after| name.as_str() > after);
         for name in self.channels.keys().filter(is_behind) {
-            names.push(name);
-            if names.len() > limit {
-                names.pop();
+            if names.len() < limit {
+                names.push(name);
+            } else if let Some(mut largest) = names.peek_mut()
+                && name < *largest
+            {
+                *largest = name;
             }
         }
         let names = names.into_sorted_vec();

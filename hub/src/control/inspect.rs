@@ -222,7 +222,7 @@ mod tests {
     use std::time::Duration;
 
     use http::uri::PathAndQuery;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     #[track_caller]
     fn check_query(query: &str, expected: Result<(usize, Option<&str>), InspectError>) {
@@ -293,19 +293,19 @@ mod tests {
 
     /// Writes a page, and fails unless it has so many channels and this next page.
     #[track_caller]
-    fn check_page(names: &[&str], limit: usize, expected: (usize, Value)) {
+    fn check_page(names: &[&str], limit: usize, expected: (usize, Option<&str>)) {
         let text = page(&inspected(names), "/b/channels", limit);
         let page: Value = serde_json::from_str(&text).unwrap();
         let count = page["channels"].as_array().unwrap().len();
-        assert_eq!((count, page["next"].clone()), expected, "{text}");
+        assert_eq!((count, page["next"].as_str()), expected, "{text}");
     }
 
     #[test]
     fn the_next_page_is_named_if_there_is_one() {
-        check_page(&[], 1, (0, Value::Null));
-        check_page(&["a"], 2, (1, Value::Null));
-        check_page(&["a", "b"], 2, (2, Value::Null));
-        let next = json!("/b/channels?limit=2&after=b");
+        check_page(&[], 1, (0, None));
+        check_page(&["a"], 2, (1, None));
+        check_page(&["a", "b"], 2, (2, None));
+        let next = Some("/b/channels?limit=2&after=b");
         check_page(&["a", "b", "c"], 2, (2, next));
     }
 
