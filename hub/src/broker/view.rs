@@ -203,6 +203,7 @@ mod tests {
             after = Some(last.name.as_str().to_owned());
             let names = page.iter().map(|view| view.name.as_str().to_owned());
             pages.push(names.collect::<Vec<_>>());
+            assert!(pages.len() <= expected.len(), "{pages:?}");
         }
         assert_eq!(pages, expected);
     }
