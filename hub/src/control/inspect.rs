@@ -224,6 +224,8 @@ mod tests {
     use http::uri::PathAndQuery;
     use serde_json::Value;
 
+    use crate::control::Refusal;
+
     #[track_caller]
     fn check_query(query: &str, expected: Result<(usize, Option<&str>), InspectError>) {
         let expected = expected.map(|(limit, after)| PageQuery {
@@ -355,5 +357,13 @@ mod tests {
         );
         let inspected = inspected(&["a"]);
         assert_eq!(line(&Channel::from(&inspected[0])), expected);
+    }
+
+    #[test]
+    fn whoever_asks_a_busy_hub_is_told_when_to_ask_again() {
+        let response = Refusal::from(InspectError::from(Busy)).response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.body(), "Too busy to look at channels.\n");
     }
 }
