@@ -45,11 +45,12 @@ mod tests {
 
     #[test]
     fn every_content_counts() {
-        check(r#""http-stream":{"content":"four"}"#, 4);
+        // It is kept as a chunk.
+        check(r#""http-stream":{"content":"four"}"#, "4\r\nfour\r\n".len());
         check(r#""http-response":{"body":"four"}"#, 4);
         check(r#""ws-message":{"content":"four"}"#, 4);
         check(
-            r#""http-stream":{"content":"12"},"http-response":{"body":"34"},"meta":{"k":"v"}"#,
+            r#""ws-message":{"content":"12"},"http-response":{"body":"34"},"meta":{"k":"v"}"#,
             6,
         );
         let patch = r#"[{"op":"remove","path":"/a"},{"op":"remove","path":"/b"}]"#;
