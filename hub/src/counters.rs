@@ -167,6 +167,8 @@ counters! {
     control_refused: "gripline_control_refused_total", "counter";
     /// Publish requests that were refused for their body.
     publish_errors: "gripline_publish_errors_total", "counter";
+    /// Publish requests that were refused because too many items wait.
+    publish_overloaded: "gripline_publish_overloaded_total", "counter";
     /// Requests of publishers that did not prove who they are.
     publish_unauthorized: "gripline_publish_unauthorized_total", "counter";
     /// Items accepted for publishing.
@@ -187,6 +189,10 @@ counters! {
     unpurged_items: "gripline_unpurged_items_total", "counter";
     /// Items replaced by a newer one while they waited.
     coalesced_items: "gripline_coalesced_items_total", "counter";
+    /// Items that were accepted and have not reached the shards.
+    intake_items: "gripline_intake_items", "gauge";
+    /// Bytes of these items.
+    intake_bytes: "gripline_intake_bytes", "gauge";
     /// Items that wait for a window to end or for a purge.
     waiting_items: "gripline_waiting_items", "gauge";
     /// Milliseconds since the oldest waiting item, or the oldest that it stands for, came.

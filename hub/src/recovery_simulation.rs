@@ -159,7 +159,7 @@ impl World {
             order: Order {
                 wait: Duration::from_secs(2),
                 items: 3,
-                id_age: Duration::from_secs(600),
+                id_age: Duration::from_mins(10),
                 ids: 100_000,
             },
             rules: Arc::new([]),
@@ -418,11 +418,11 @@ impl World {
 
     fn open_stream(&mut self, index: usize, shard: usize, state: State) {
         let client = &mut self.clients[index];
-        let body: String = client
-            .channels
-            .iter()
-            .map(|channel| format!("={channel}:{};", state.last[*channel]))
-            .collect();
+        let mut body = String::new();
+        for channel in &client.channels {
+            let last = state.last[*channel];
+            write!(body, "={channel}:{last};").expect("a String takes all that is written");
+        }
         let is_back = client.kind == Kind::Events && client.has_state;
         let events = match client.channels.as_slice() {
             [channel] if is_back => Events::Resumed(Box::new(Resume {
@@ -617,12 +617,10 @@ impl World {
             }
             Output::Detach(names) => shard.requests.push_back(Request::Detach(names)),
             Output::Run {
-                connection, kind, ..
-            } => {
-                if let ErrandKind::Follow { last, .. } = kind {
-                    shard.asked.push_back((connection, Asked::Link(last)));
-                }
-            }
+                connection,
+                kind: ErrandKind::Follow { last, .. },
+                ..
+            } => shard.asked.push_back((connection, Asked::Link(last))),
             Output::Drop(key) | Output::DropClient(key) => {
                 if let Some(client) = self.client_at(index, key) {
                     self.clients[client].held = None;
@@ -817,8 +815,8 @@ impl Client {
         for channel in &self.channels {
             let numbers = (1..=origin[*channel].len()).rev();
             let arrived = numbers.skip_while(|number| lost.contains(&(*channel, *number)));
-            let last = arrived.max().unwrap_or(0).max(self.have[*channel]);
-            let rest = &origin[*channel][self.have[*channel]..last];
+            let newest = arrived.max().unwrap_or(0).max(self.have[*channel]);
+            let rest = &origin[*channel][self.have[*channel]..newest];
             assert!(
                 self.misses_none(rest),
                 "{} are missing: {self:?}",

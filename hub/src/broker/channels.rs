@@ -31,6 +31,8 @@ const LINGER: Duration = Duration::from_mins(1);
 
 /// Items of all channels that wait for the ones before them; beyond, they go out as they are.
 const MAX_EARLY: usize = 100_000;
+/// Bytes of these items.
+const MAX_EARLY_BYTES: usize = 64 << 20;
 
 /// How often what is too old is forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -137,6 +139,7 @@ struct Common {
     early: VecDeque<(Instant, ChannelName)>,
     /// Items that wait.
     early_items: usize,
+    early_bytes: usize,
     /// When the oldest item of a channel is forgotten: once for each that has a history.
     expiries: BTreeSet<(Instant, ChannelName)>,
     swept: Instant,
@@ -193,6 +196,7 @@ impl Broker {
                 updates: VecDeque::new(),
                 early: VecDeque::new(),
                 early_items: 0,
+                early_bytes: 0,
                 expiries: BTreeSet::new(),
                 swept: now,
                 outputs: VecDeque::new(),
@@ -583,6 +587,7 @@ impl Common {
             return self.send_in_order(channel, item, now);
         }
         let until = now + order.wait;
+        let bytes = size::of(&item);
         let history = &channel.history;
         match channel
             .sequencer
@@ -591,9 +596,12 @@ impl Common {
             Turn::Later => {
                 self.tally.early += 1;
                 self.early_items += 1;
+                self.early_bytes += bytes;
                 self.early.push_back((until, channel.name.clone()));
                 let is_full = channel.sequencer.waiting() > order.items;
-                if is_full || self.early_items > MAX_EARLY {
+                let is_too_much =
+                    self.early_items > MAX_EARLY || self.early_bytes > MAX_EARLY_BYTES;
+                if is_full || is_too_much {
                     let history = &channel.history;
                     let oldest = channel.sequencer.oldest(|item| history.is_behind(item));
                     self.let_go(channel, oldest, now);
@@ -620,10 +628,18 @@ impl Common {
     /// An item that waited goes out, although the one before it never came.
     fn let_go(&mut self, channel: &mut Channel, turn: Option<Turn>, now: Instant) {
         if let Some(turn) = turn {
-            self.early_items -= 1;
+            if let Turn::Now(item) | Turn::TooLate(item) = &turn {
+                self.end_early(item);
+            }
             self.tally.unfollowed += 1;
             self.send_with_next(channel, turn, now);
         }
+    }
+
+    /// An item waits no longer.
+    fn end_early(&mut self, item: &Item) {
+        self.early_items -= 1;
+        self.early_bytes -= size::of(item);
     }
 
     /// Sends an item, and those that waited for it.
@@ -632,7 +648,7 @@ impl Common {
             Turn::Now(item) => {
                 self.send_in_order(channel, item, now);
                 while let Some(next) = channel.sequencer.next_after_it() {
-                    self.early_items -= 1;
+                    self.end_early(&next);
                     self.send_in_order(channel, next, now);
                 }
             }
@@ -954,7 +970,7 @@ mod tests {
                     channel: ChannelName::new(name.unwrap_or(channel)),
                     position: prev_id.map(|prev_id| Position {
                         prev_id: ItemId::new(prev_id),
-                        as_of: Some(self.now - age),
+                        as_of: self.now.checked_sub(age),
                     }),
                 }
             });
@@ -1345,6 +1361,8 @@ mod tests {
         ]);
         assert_eq!(bench.broker.tally().early, 2);
         assert_eq!(bench.broker.tally().unfollowed, 0);
+        let common = &bench.broker.common;
+        assert_eq!((common.early_items, common.early_bytes), (0, 0));
         bench.attach(0, 3, "a=1");
         bench.check(&["0:attached@4 a2 a3 a4"]);
     }

@@ -102,7 +102,7 @@ mod tests {
     impl Bench {
         fn new(max: usize) -> Self {
             Self {
-                duplicates: Duplicates::new(Duration::from_secs(60), max),
+                duplicates: Duplicates::new(Duration::from_mins(1), max),
                 now: tokio::time::Instant::now().into_std(),
             }
         }

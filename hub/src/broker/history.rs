@@ -177,16 +177,17 @@ mod tests {
         for (index, text) in items.split(' ').enumerate() {
             let (id, prev_id) = text.split_once('<').unzip();
             let mut item = item();
-            let some = |id: &str| (!id.is_empty()).then(|| ItemId::new(id));
-            item.id = some(id.unwrap_or(text));
-            item.prev_id = prev_id.and_then(some);
+            let [id, prev_id] = [id.unwrap_or(text), prev_id.unwrap_or_default()]
+                .map(|id| (!id.is_empty()).then(|| ItemId::new(id)));
+            item.id = id;
+            item.prev_id = prev_id;
             let sequenced = Sequenced::new(Sequence(index as u64 + 1), item);
             history.push(Arc::new(sequenced), 10, now);
         }
         history
     }
 
-    fn item() -> grip::publish::Item {
+    fn item() -> Item {
         let body = br#"{"items":[{"channel":"a","http-stream":{"content":""}}]}"#;
         grip::publish::parse(body, &grip::Limits::default())
             .unwrap()

@@ -7,6 +7,7 @@
 mod channels;
 mod duplicates;
 mod history;
+mod intake;
 pub(crate) mod pace;
 mod sequencer;
 mod size;
@@ -18,6 +19,7 @@ mod view;
 pub(crate) use channels::Broker;
 pub(crate) use channels::{Repeats, Settings};
 pub(crate) use duplicates::{Duplicates, Novelty};
+pub(crate) use intake::{Admitted, Intake, Overloaded, Room, Waiting};
 pub(crate) use thread::{BrokerHandle, Busy, spawn};
 pub(crate) use ticket::Ticket;
 pub(crate) use view::{ChannelView, HistoryView, Inspection};

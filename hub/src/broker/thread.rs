@@ -8,18 +8,15 @@ use std::time::Duration;
 
 use grip::ChannelName;
 use grip::channel::ItemId;
-use grip::publish::Item;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::channels::{Broker, Settings};
+use super::intake::{Admitted, Room};
 use super::ticket::Ticket;
 use super::view::{ChannelView, Inspection};
 use crate::counters::Counters;
 use crate::mailbox::{Command, ConnectionKey, CountReply, ShardId, Subscribers, Wanted};
-
-/// Items that may wait for the broker; then publishers wait.
-const PUBLISH_QUEUE: usize = 4096;
 
 /// How long the broker and the shards may take to say how channels are.
 const INSPECTION_TIME: Duration = Duration::from_secs(1);
@@ -63,10 +60,10 @@ pub(crate) struct Busy;
     reason = "nearly all are items, which a box would only make slower"
 )]
 enum Publish {
-    Item(Item, Arc<Ticket>),
-    Recover,
-    /// The id of an item that waits for its turn.
-    Announce(ChannelName, ItemId),
+    Item(Admitted, Arc<Ticket>),
+    Recover(Room),
+    /// The id of an item that waits for its turn, and the room of one that waits no longer.
+    Announce(ChannelName, ItemId, Option<Room>),
     /// Dropped when all that was queued before it is in the shards' mailboxes.
     Mark(oneshot::Sender<()>),
 }
@@ -77,7 +74,9 @@ pub(crate) struct BrokerHandle {
     /// Not bounded by itself: a connection has few requests in it at a time. If a shard
     /// had to wait here while the broker waits for the shard's mailbox, both would wait for ever.
     requests: mpsc::UnboundedSender<Request>,
-    publishes: mpsc::Sender<Publish>,
+    /// Not bounded by itself: who is in it has room in the [`super::Intake`], or comes before an
+    /// item that has.
+    publishes: mpsc::UnboundedSender<Publish>,
     /// How many publishes were put into the queue.
     published: Arc<AtomicU64>,
 }
@@ -142,36 +141,33 @@ impl BrokerHandle {
         Ok(views.into_iter().zip(sums).collect())
     }
 
-    /// Queues an item; waits while the broker is busy. The ticket hears how many connections the
-    /// item matched.
-    ///
-    /// Cancel safe: a call that did not finish published nothing.
-    pub(crate) async fn publish(&self, item: Item, ticket: Arc<Ticket>) {
-        self.queue(Publish::Item(item, ticket)).await;
+    /// Queues an item. The ticket hears how many connections the item matched.
+    pub(crate) fn publish(&self, admitted: Admitted, ticket: Arc<Ticket>) {
+        self.queue(Publish::Item(admitted, ticket));
     }
 
     /// Makes every held client ask the origin what it has missed, behind the items that wait;
-    /// GRIP `recover`. Waits while the broker is busy.
-    pub(crate) async fn recover(&self) {
-        self.queue(Publish::Recover).await;
+    /// GRIP `recover`.
+    pub(crate) fn recover(&self, room: Room) {
+        self.queue(Publish::Recover(room));
     }
 
-    /// An item with this id is the channel's next, or one that stands for it. Waits while the broker
-    /// is busy.
-    pub(crate) async fn announce(&self, channel: ChannelName, id: ItemId) {
-        self.queue(Publish::Announce(channel, id)).await;
+    /// An item with this id is the channel's next, or one that stands for it. The room is the one
+    /// of an item that is not published any more.
+    pub(crate) fn announce(&self, channel: ChannelName, id: ItemId, room: Option<Room>) {
+        self.queue(Publish::Announce(channel, id, room));
     }
 
     /// Waits until all that was published before is in the mailboxes of the shards.
     pub(crate) async fn caught_up(&self) {
         let (mark, reached) = oneshot::channel();
-        self.queue(Publish::Mark(mark)).await;
+        self.queue(Publish::Mark(mark));
         // The mark is dropped, not sent.
         let _ = reached.await;
     }
 
-    async fn queue(&self, publish: Publish) {
-        if self.publishes.send(publish).await.is_ok() {
+    fn queue(&self, publish: Publish) {
+        if self.publishes.send(publish).is_ok() {
             self.published.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -200,11 +196,13 @@ struct Driver {
     counters: Arc<Counters>,
     mailboxes: Vec<mpsc::Sender<Command>>,
     requests: mpsc::UnboundedReceiver<Request>,
-    publishes: mpsc::Receiver<Publish>,
+    publishes: mpsc::UnboundedReceiver<Publish>,
     /// How many publishes were taken out of the queue.
     taken: u64,
     /// Marks that were reached, while the shards have not got all of what came before.
     marks: Vec<oneshot::Sender<()>>,
+    /// Of what was taken out, until the shards have got all of it.
+    rooms: Vec<Room>,
 }
 
 impl Driver {
@@ -214,7 +212,7 @@ impl Driver {
         counters: Arc<Counters>,
     ) -> (BrokerHandle, Self) {
         let (requests, request_queue) = mpsc::unbounded_channel();
-        let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
+        let (publishes, publish_queue) = mpsc::unbounded_channel();
         let driver = Self {
             broker: Broker::new(settings, now()),
             counters,
@@ -223,6 +221,7 @@ impl Driver {
             publishes: publish_queue,
             taken: 0,
             marks: Vec::new(),
+            rooms: Vec::new(),
         };
         let handle = BrokerHandle {
             requests,
@@ -247,11 +246,12 @@ impl Driver {
                 Some(publish) = self.publishes.recv() => self.publish(publish),
             }
             while let Some((shard, command)) = self.broker.poll_output() {
-                // A full mailbox makes the broker wait, and so the publishers. A closed one
+                // A full mailbox makes the broker wait, until nothing more is let in. A closed one
                 // belongs to a shard that has shut down.
                 let _ = self.mailboxes[shard.0].send(command).await;
             }
             self.marks.clear();
+            self.rooms.clear();
             self.show();
         }
     }
@@ -295,9 +295,18 @@ impl Driver {
     fn publish(&mut self, publish: Publish) {
         self.taken += 1;
         match publish {
-            Publish::Item(item, ticket) => ticket.add(self.broker.publish(item, now())),
-            Publish::Recover => self.broker.recover(now()),
-            Publish::Announce(channel, id) => self.broker.announce(&channel, id),
+            Publish::Item(Admitted { item, room }, ticket) => {
+                ticket.add(self.broker.publish(item, now()));
+                self.rooms.push(room);
+            }
+            Publish::Recover(room) => {
+                self.broker.recover(now());
+                self.rooms.push(room);
+            }
+            Publish::Announce(channel, id, room) => {
+                self.broker.announce(&channel, id);
+                self.rooms.extend(room);
+            }
             Publish::Mark(mark) => self.marks.push(mark),
         }
     }
@@ -330,6 +339,7 @@ fn now() -> std::time::Instant {
 mod tests {
     use super::*;
     use crate::broker::channels::settings;
+    use crate::broker::{Intake, Waiting};
     use crate::config::FirstSubscription;
     use crate::mailbox::Attachment;
 
@@ -354,6 +364,21 @@ mod tests {
         broker.attach(shard, KEY, wanted);
     }
 
+    fn intake() -> Intake {
+        Intake::new(Waiting {
+            items: 10,
+            bytes: 1_000_000,
+        })
+    }
+
+    fn publish(broker: &BrokerHandle, intake: &Intake) {
+        let body = br#"{"items":[{"channel":"a","http-stream":{"content":"x"}}]}"#;
+        let items = grip::publish::parse(body, &grip::Limits::default()).unwrap();
+        for admitted in intake.admit(items).unwrap() {
+            broker.publish(admitted, Ticket::new().0);
+        }
+    }
+
     #[tokio::test]
     async fn items_are_before_or_behind_an_attached_connection_as_they_were_published() {
         let (sender, mut mailbox) = mpsc::channel(8);
@@ -362,23 +387,59 @@ mod tests {
             settings(FirstSubscription::Leave),
             Arc::default(),
         );
-        let channel = ChannelName::new("a");
-        let publish = async |broker: &BrokerHandle| {
-            let body = br#"{"items":[{"channel":"a","http-stream":{"content":"x"}}]}"#;
-            let items = grip::publish::parse(body, &grip::Limits::default());
-            let item = items.unwrap().remove(0);
-            broker.publish(item, Ticket::new().0).await;
-        };
+        let (channel, intake) = (ChannelName::new("a"), intake());
         // All of it waits before the broker looks.
-        publish(&broker).await;
+        publish(&broker, &intake);
         attach(&broker, &channel);
-        publish(&broker).await;
+        publish(&broker, &intake);
         drop(broker);
         driver.run().await;
         let Some(Command::Attached { cursor, .. }) = mailbox.recv().await else {
             panic!("it is not attached");
         };
         assert_eq!(cursor.0, 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_full_mailbox_has_its_room_until_it_is_in_it() {
+        let (sender, mut mailbox) = mpsc::channel(1);
+        let (broker, driver) = Driver::new(
+            vec![sender],
+            settings(FirstSubscription::Leave),
+            Arc::default(),
+        );
+        let intake = intake();
+        let mut running = std::pin::pin!(driver.run());
+        attach(&broker, &ChannelName::new("a"));
+        publish(&broker, &intake);
+        publish(&broker, &intake);
+        broker.recover(intake.admit_nothing().unwrap());
+        // The broker goes on until the mailbox is full. The first that is in it has no item.
+        for waiting in [3, 2, 1, 0] {
+            assert!(futures::poll!(&mut running).is_pending());
+            assert_eq!(intake.waiting().items, waiting);
+            assert!(mailbox.recv().await.is_some());
+        }
+        assert_eq!(intake.waiting().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_reaches_nobody_leaves_its_room() {
+        let (sender, _mailbox) = mpsc::channel(1);
+        let (broker, driver) = Driver::new(
+            vec![sender],
+            settings(FirstSubscription::Leave),
+            Arc::default(),
+        );
+        let intake = intake();
+        let channel = ChannelName::new("a");
+        let id = ItemId::new("1");
+        publish(&broker, &intake);
+        let room = intake.admit_nothing().unwrap();
+        broker.announce(channel, id, Some(room));
+        assert_eq!(intake.waiting().items, 2);
+        assert!(futures::poll!(std::pin::pin!(driver.run())).is_pending());
+        assert_eq!(intake.waiting(), Waiting { items: 0, bytes: 0 });
     }
 
     #[test]

@@ -171,6 +171,10 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes in a publish request.
     pub publish_bytes: usize,
+    /// Items of all publish requests that wait for the shards.
+    pub waiting_items: usize,
+    /// Bytes of these items.
+    pub waiting_bytes: usize,
     /// Bounds on instructions and publishes.
     pub grip: grip::Limits,
 }
@@ -643,6 +647,8 @@ impl Checker<'_> {
             pending_bytes: self.limit("pending_bytes", raw.pending_bytes, 1_000_000, 1),
             connections: self.limit("connections", raw.connections, 1_000_000, 1),
             publish_bytes: self.limit("publish_bytes", raw.publish_bytes, 1_000_000, 1),
+            waiting_items: self.limit("waiting_items", raw.waiting_items, 100_000, 1),
+            waiting_bytes: self.limit("waiting_bytes", raw.waiting_bytes, 256 << 20, 1),
             grip: grip::Limits {
                 channels: self.limit("channels", raw.channels, grip.channels, 1),
                 channel_name_bytes: self.limit(
@@ -778,6 +784,10 @@ mod tests {
         check_mistake(
             "[limits]\nhead_bytes = 1",
             "limits.head_bytes: 1 is too small; at least 8192",
+        );
+        check_mistake(
+            "[limits]\nwaiting_items = 0\nwaiting_bytes = 0",
+            "limits.waiting_items: 0 is too small; at least 1\nlimits.waiting_bytes: 0 is too small",
         );
         check_mistake(
             "[origin_tls]\nca = \"none\"",

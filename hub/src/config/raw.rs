@@ -209,6 +209,10 @@ pub struct RawLimits {
     pub publish_bytes: Option<usize>,
     /// Items in a publish request.
     pub publish_items: Option<usize>,
+    /// Items that wait for the shards.
+    pub waiting_items: Option<usize>,
+    /// Bytes of these items.
+    pub waiting_bytes: Option<usize>,
 }
 
 /// `[purge]`.

@@ -23,6 +23,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use warp::Filter as _;
 use warp::path::FullPath;
 
+use crate::broker::Overloaded;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::proxy::unix_now;
@@ -37,6 +38,8 @@ const MAX_HEAD_BYTES: usize = 10_000;
 /// How many times the limit of a body is read, and thrown away, before its sender is cut off. Who
 /// is still sending would not read the answer.
 const DISCARD_FACTOR: usize = 16;
+/// When who was refused for too much that waits may come again.
+const OVERLOAD_SECONDS: u64 = 1;
 /// How long a publisher may take for a request's body.
 const BODY_TIME: Duration = Duration::from_mins(1);
 /// How long the body of a refused request is read.
@@ -84,10 +87,18 @@ enum Refusal {
         reason: Unauthorized,
         challenges: Vec<HeaderValue>,
     },
+    #[error("Too many items wait to be published.")]
+    Overloaded,
     #[error("{0}")]
     Publish(#[from] grip::publish::PublishError),
     #[error("{0}")]
     Inspect(#[from] InspectError),
+}
+
+impl From<Overloaded> for Refusal {
+    fn from(_: Overloaded) -> Self {
+        Self::Overloaded
+    }
 }
 
 impl Refusal {
@@ -99,6 +110,7 @@ impl Refusal {
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::Inspect(error) => error.status(),
+            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadTooLarge | Self::BodyTooLarge | Self::BodyBrokeOff | Self::Publish(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -121,6 +133,9 @@ impl Refusal {
                     headers.append(WWW_AUTHENTICATE, challenge);
                 }
             }
+            Self::Overloaded => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(OVERLOAD_SECONDS));
+            }
             _ => {}
         }
         response
@@ -141,6 +156,7 @@ impl Control {
         };
         match refusal {
             Refusal::Publish(_) => self.counters.publish_errors.increment(),
+            Refusal::Overloaded => self.counters.publish_overloaded.increment(),
             Refusal::Unauthorized { .. } => self.counters.publish_unauthorized.increment(),
             _ => self.counters.control_refused.increment(),
         }
@@ -167,6 +183,9 @@ impl Control {
             Resource::Publish => self.publish(&head.headers, body).await,
             Resource::Recover => self.recover(&head.headers, body).await,
             Resource::Metrics => {
+                let waiting = self.publisher.waiting();
+                self.counters.intake_items.set(waiting.items as u64);
+                self.counters.intake_bytes.set(waiting.bytes as u64);
                 let text = Counters::render(self.all_counters.iter().map(AsRef::as_ref));
                 Ok(reply(StatusCode::OK, "text/plain; version=0.0.4", text))
             }
@@ -198,6 +217,7 @@ impl Control {
         let body = complete_in_time(body, self.config.limits.publish_bytes).await?;
         let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
         let items = grip::publish::parse(&body, &self.config.limits.grip)?;
+        let items = self.publisher.admit(items)?;
         self.counters.published_items.add(items.len() as u64);
         let matched = self.publisher.publish(items).await;
         Ok(match reply_type {
@@ -216,7 +236,7 @@ impl Control {
     ) -> Result<Response<String>, Refusal> {
         complete_in_time(body, self.config.limits.publish_bytes).await?;
         let reply_type = ReplyType::negotiate(headers).ok_or(Refusal::NotAcceptable)?;
-        self.publisher.recover().await;
+        self.publisher.recover()?;
         Ok(match reply_type {
             ReplyType::Text => text("Updated\n"),
             ReplyType::Json => json("{\"message\":\"Updated\"}\n".to_owned()),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::connections::{EventIds, Events, Phase};
-use super::session::{Busy, OnGap, Session, Slot};
+use super::session::{Busy, OnGap, Session, Slot, Trail};
 use super::{ENDING, Engine, Output};
 use crate::config::SlowClients;
 use crate::errand::Urgency;
@@ -106,13 +106,13 @@ impl Engine {
             };
             match standing {
                 Standing::UpToDate => {}
-                Standing::Ahead => slot.is_ahead = true,
+                Standing::Ahead => slot.trail = Trail::Ahead,
                 Standing::Resumed(id) => slot.go_on_from(id.as_ref()),
                 Standing::Behind => match slot.on_gap {
                     OnGap::Recover if has_origin => gap = Gap::Found,
                     OnGap::Wait if has_origin => {}
                     OnGap::Recover | OnGap::Wait | OnGap::GoOn => {
-                        slot.is_lost = true;
+                        slot.trail = Trail::Lost;
                         is_lost = true;
                     }
                 },

@@ -16,7 +16,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use super::connections::{Connection, EventIds, Lane, Phase};
-use super::session::{Asking, Busy, Content, Pending, Session, Slot, Source};
+use super::session::{Asking, Busy, Content, Pending, Session, Slot, Source, Trail};
 use super::{Engine, Output, Room, mark_dirty};
 use crate::config::SlowClients;
 use crate::errand::{Comparison, ErrandKind, Urgency};
@@ -170,7 +170,8 @@ impl Engine {
             self.counters.overflows.increment();
             return;
         }
-        if !continues && !std::mem::take(&mut slot.is_lost) {
+        let trail = std::mem::replace(&mut slot.trail, Trail::Whole);
+        if !continues && trail != Trail::Lost {
             self.counters.gaps.increment();
             if is_response || has_next {
                 self.ask_again(key);

@@ -120,12 +120,20 @@ pub(crate) struct Slot {
     seen: Sequence,
     /// Whether an item came since the last beat.
     pub(super) is_heard: bool,
-    /// Whether items are known to be missing behind the last id, and not to be had.
-    pub(super) is_lost: bool,
-    /// Whether the item of the last id is still to come. What comes before it, the connection has.
-    pub(super) is_ahead: bool,
+    pub(super) trail: Trail,
     /// Whether the last id came with the answer of a link, and is another than before.
     pub(super) is_moved: bool,
+}
+
+/// What is known of the items around the last one that a connection has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trail {
+    /// The next item follows it, or a gap shows.
+    Whole,
+    /// It is still to come. What comes before it, the connection has.
+    Ahead,
+    /// Some behind it are missing and not to be had, which was counted.
+    Lost,
 }
 
 /// What becomes of a connection that lacks items which nobody here remembers.
@@ -376,8 +384,7 @@ impl Slot {
             on_gap: OnGap::Recover,
             seen: Sequence::default(),
             is_heard: false,
-            is_lost: false,
-            is_ahead: false,
+            trail: Trail::Whole,
             is_moved: false,
         }
     }
@@ -454,15 +461,15 @@ impl Slot {
             (PrevId::Is(last), Some(id)) => last == id,
             _ => false,
         };
-        if is_last || (self.is_ahead && self.continues_with(item)) {
-            self.is_ahead = false;
+        if self.trail == Trail::Ahead && (is_last || self.continues_with(item)) {
+            self.trail = Trail::Whole;
         }
         let is_seen = sequenced.sequence <= self.seen;
         if is_seen && self.is_checked() && self.continues_with(item) {
             // A link's answer went back behind it.
             self.prev_id = PrevId::of(item.id.as_ref());
         }
-        is_last || self.is_ahead || is_seen
+        is_last || self.trail == Trail::Ahead || is_seen
     }
 
     /// Whether the item is the next one, as far as is known.

@@ -16,65 +16,81 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::broker::pace::{Pace, PurgeResult, Purging, Settings};
-use crate::broker::{BrokerHandle, Duplicates, Novelty, Ticket};
+use crate::broker::pace::{Announced, Pace, PurgeResult, Purging, Settings};
+use crate::broker::{
+    Admitted, BrokerHandle, Duplicates, Intake, Novelty, Overloaded, Ticket, Waiting,
+};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::life::{Life, draining};
 use crate::upstream::{TlsConfig, Upstream};
 use target::{PurgeError, Target};
 
-/// Publish requests that may wait for the purger; then publishers wait.
-const INTAKE: usize = 256;
 /// How long purges go on that no item waits for when everything else has ended.
 const LAST_PURGES: Duration = Duration::from_secs(5);
 /// How often the age of what waits is shown.
 const AGE_BEAT: Duration = Duration::from_millis(250);
 
+/// Items of one request. As many may wait as there is room for in the [`Intake`].
+type Batch = (Vec<Admitted>, Arc<Ticket>);
+
 /// The way of published items to the broker.
 #[derive(Debug, Clone)]
-pub(crate) enum Publisher {
-    /// At once.
-    Direct(BrokerHandle),
-    /// Past the purger.
-    Pacing {
-        intake: mpsc::Sender<(Vec<Item>, Arc<Ticket>)>,
-        broker: BrokerHandle,
-    },
+pub(crate) struct Publisher {
+    intake: Intake,
+    broker: BrokerHandle,
+    /// `None` if items are published at once.
+    purger: Option<mpsc::UnboundedSender<Batch>>,
 }
 
 impl Publisher {
+    /// Lets all items of a request in, or none.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if too much waits; nothing of it is published.
+    pub(crate) fn admit(&self, items: Vec<Item>) -> Result<Vec<Admitted>, Overloaded> {
+        self.intake.admit(items)
+    }
+
     /// Publishes items in their order. Returns when the broker has given each its place, or knows
     /// that it waits for the end of a window: how many connections the items matched, added up,
     /// without those that wait. With purges, it returns after the edge has answered.
     ///
-    /// Cancel safe only in that nothing is published twice; what was queued is published.
-    pub(crate) async fn publish(&self, items: Vec<Item>) -> usize {
+    /// Whoever does not wait for that has published them all the same.
+    pub(crate) async fn publish(&self, items: Vec<Admitted>) -> usize {
         let (ticket, matched) = Ticket::new();
-        match self {
-            Self::Direct(broker) => {
+        match &self.purger {
+            None => {
                 for item in items {
-                    broker.publish(item, Arc::clone(&ticket)).await;
+                    self.broker.publish(item, Arc::clone(&ticket));
                 }
                 drop(ticket);
             }
-            Self::Pacing { intake, .. } => {
+            Some(purger) => {
                 // Fails only when the purger is gone, and then nothing matched.
-                let _ = intake.send((items, ticket)).await;
+                let _ = purger.send((items, ticket));
             }
         }
         matched.await.unwrap_or(0)
     }
 
     /// Makes every held client ask the origin what it has missed. Waits for no purge.
-    pub(crate) async fn recover(&self) {
-        self.broker().recover().await;
+    ///
+    /// # Errors
+    /// [`Overloaded`] if too much waits.
+    pub(crate) fn recover(&self) -> Result<(), Overloaded> {
+        self.broker.recover(self.intake.admit_nothing()?);
+        Ok(())
+    }
+
+    /// What was let in and has not reached the shards.
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.intake.waiting()
     }
 
     /// Who orders the items in the end.
     pub(crate) fn broker(&self) -> &BrokerHandle {
-        let (Self::Direct(broker) | Self::Pacing { broker, .. }) = self;
-        broker
+        &self.broker
     }
 }
 
@@ -114,18 +130,23 @@ pub(crate) fn is_needed(config: &Config) -> bool {
 /// Starts the purger on this runtime, if it is needed. It ends when every [`Publisher`] is gone and
 /// no item waits.
 pub(crate) fn spawn(config: &Config, parts: Parts) -> (Publisher, Option<JoinHandle<()>>) {
+    let mut publisher = Publisher {
+        intake: Intake::new(Waiting {
+            items: config.limits.waiting_items,
+            bytes: config.limits.waiting_bytes,
+        }),
+        broker: parts.broker.clone(),
+        purger: None,
+    };
     let Some(let_go) = parts.let_go else {
-        return (Publisher::Direct(parts.broker), None);
+        return (publisher, None);
     };
     let target = config.purge.as_ref().map(|purge| {
         let upstream = Upstream::new(parts.tls, Arc::clone(&parts.counters));
         Target::new(&purge.target, upstream)
     });
-    let (sender, intake) = mpsc::channel(INTAKE);
-    let publisher = Publisher::Pacing {
-        intake: sender,
-        broker: parts.broker.clone(),
-    };
+    let (purger, batches) = mpsc::unbounded_channel();
+    publisher.purger = Some(purger);
     let purger = Purger {
         pace: Pace::new(Settings {
             rules: Arc::clone(&config.channels),
@@ -135,7 +156,7 @@ pub(crate) fn spawn(config: &Config, parts: Parts) -> (Publisher, Option<JoinHan
         target,
         broker: parts.broker,
         counters: parts.counters,
-        intake,
+        batches,
         end: End::Open,
         flushed: None,
         let_go: Some(let_go),
@@ -152,7 +173,7 @@ struct Purger {
     target: Option<Target>,
     broker: BrokerHandle,
     counters: Arc<Counters>,
-    intake: mpsc::Receiver<(Vec<Item>, Arc<Ticket>)>,
+    batches: mpsc::UnboundedReceiver<Batch>,
     end: End,
     /// When the hub began to shut down. Since then nothing waits for a window.
     flushed: Option<Instant>,
@@ -187,7 +208,7 @@ impl Purger {
             let next = self.next_look();
             tokio::select! {
                 result = &mut running, if !running.is_terminated() => self.handle_purged(result),
-                batch = self.intake.recv(), if self.end == End::Open && !self.pace.is_full() => {
+                batch = self.batches.recv(), if self.end == End::Open => {
                     self.take_in(batch);
                 }
                 () = hub_drains(self.let_go.as_mut()), if self.flushed.is_none() => {
@@ -199,14 +220,14 @@ impl Purger {
         }
     }
 
-    fn take_in(&mut self, batch: Option<(Vec<Item>, Arc<Ticket>)>) {
+    fn take_in(&mut self, batch: Option<Batch>) {
         let Some((items, ticket)) = batch else {
             self.end = End::Closed(Instant::now() + LAST_PURGES);
             return;
         };
         let now = now();
         for item in items {
-            match self.duplicates.note(&item, now) {
+            match self.duplicates.note(&item.item, now) {
                 Novelty::New => self.pace.publish(item, Arc::clone(&ticket), now),
                 Novelty::Duplicate => self.counters.duplicate_items.increment(),
             }
@@ -216,13 +237,14 @@ impl Purger {
     /// Hands over what may go out; and if nothing is left of what waited when the hub began to shut
     /// down, lets the shards go.
     async fn send_ready(&mut self) {
-        while let Some((item, ticket)) = self.pace.next_ready() {
+        while let Some((admitted, ticket)) = self.pace.next_ready() {
             // Whoever published an item that waited has its answer already.
             let ticket = ticket.unwrap_or_else(|| Ticket::new().0);
-            self.broker.publish(item, ticket).await;
+            self.broker.publish(admitted, ticket);
         }
-        while let Some((channel, id)) = self.pace.next_announced() {
-            self.broker.announce(channel, id).await;
+        while let Some(announced) = self.pace.next_announced() {
+            let Announced { channel, id, room } = announced;
+            self.broker.announce(channel, id, room);
         }
         if let Some(flushed) = self.flushed
             && self.let_go.is_some()

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use grip::publish::Item;
-
 use super::Rule;
+use crate::broker::Admitted;
 
 /// What is known of a channel.
 ///
@@ -40,7 +39,7 @@ pub(super) struct Channel<T> {
 pub(super) struct Held {
     /// Which of all arrivals it is.
     pub(super) place: u64,
-    pub(super) item: Item,
+    pub(super) admitted: Admitted,
     pub(super) needs_purge: bool,
 }
 
@@ -49,7 +48,7 @@ pub(super) struct Held {
 pub(super) struct Due<T> {
     /// Which of all arrivals it is.
     pub(super) place: u64,
-    pub(super) item: Item,
+    pub(super) admitted: Admitted,
     pub(super) ticket: Option<T>,
     pub(super) wait: Wait,
 }

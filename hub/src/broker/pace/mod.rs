@@ -21,7 +21,7 @@ use grip::channel::ItemId;
 use grip::publish::{Item, Purge};
 use rustc_hash::FxHashMap;
 
-use super::size;
+use crate::broker::{Admitted, Room};
 use crate::config::{self, ChannelRule, Keep, PurgeRate};
 use bucket::Bucket;
 use channel::{Cause, Channel, Due, Held, Lane, Wait};
@@ -29,10 +29,6 @@ use channel::{Cause, Channel, Due, Held, Lane, Wait};
 /// Channels in one purge request, as many as the edge accepts.
 pub(crate) const BATCH: usize = 256;
 
-/// Items that may wait; then publishers wait.
-const MAX_WAITING: usize = 100_000;
-/// Bytes of these items.
-const MAX_WAITING_BYTES: usize = 256 << 20;
 /// Channels that are remembered while no item of theirs waits; a few hundred bytes each. Beyond
 /// that windows are not kept and purges are not repeated.
 const MAX_CHANNELS: usize = 100_000;
@@ -126,6 +122,17 @@ pub(crate) struct Tally {
     pub(crate) unpurged: u64,
 }
 
+/// The id of an item that waits and that, or a newer one in its place, is going to be the channel's
+/// next.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    pub(crate) channel: ChannelName,
+    pub(crate) id: ItemId,
+    /// Of the item, if a newer one has taken its place: as long as the id waits, it is one that
+    /// waits.
+    pub(crate) room: Option<Room>,
+}
+
 /// Items on their way to the broker.
 ///
 /// The first item of a quiet channel is due at once, and opens a window; what comes in it is due
@@ -155,9 +162,8 @@ pub(crate) struct Pace<T> {
     blocked_until: Option<Instant>,
     /// When each item that waits came, the oldest first.
     arrivals: BTreeMap<u64, Instant>,
-    waiting_bytes: usize,
-    ready: VecDeque<(Item, Option<T>)>,
-    announced: VecDeque<(ChannelName, ItemId)>,
+    ready: VecDeque<(Admitted, Option<T>)>,
+    announced: VecDeque<Announced>,
     last_place: u64,
     tally: Tally,
     is_flushing: bool,
@@ -176,7 +182,6 @@ impl<T> Pace<T> {
             running: Vec::new(),
             blocked_until: None,
             arrivals: BTreeMap::new(),
-            waiting_bytes: 0,
             ready: VecDeque::new(),
             announced: VecDeque::new(),
             last_place: 0,
@@ -187,26 +192,27 @@ impl<T> Pace<T> {
 
     /// Takes an item in; `ticket` comes back with it, unless it waits for its window, when the
     /// ticket is dropped.
-    pub(crate) fn publish(&mut self, item: Item, ticket: T, now: Instant) {
+    pub(crate) fn publish(&mut self, admitted: Admitted, ticket: T, now: Instant) {
+        let item = &admitted.item;
         let name = item.channel.clone();
         let mut channel = if let Some(channel) = self.check_out(&name) {
             channel
         } else {
             let rule = self.rule(&name);
-            if rule.pace.is_none() && !self.needs_purge(rule, &item) {
-                self.ready.push_back((item, Some(ticket)));
+            if rule.pace.is_none() && !self.needs_purge(rule, item) {
+                self.ready.push_back((admitted, Some(ticket)));
                 return;
             }
             Channel::new(rule)
         };
-        let needs_purge = self.needs_purge(channel.rule, &item);
+        let needs_purge = self.needs_purge(channel.rule, item);
         if channel.window.is_some() {
-            self.hold(&mut channel, item, needs_purge, now);
+            self.hold(&mut channel, admitted, needs_purge, now);
         } else {
             channel.window = self.window(channel.rule, now);
             let held = Held {
-                place: self.arrive(&item, now),
-                item,
+                place: self.arrive(now),
+                admitted,
                 needs_purge,
             };
             self.make_due(&name, &mut channel, held, Some(ticket), now);
@@ -279,13 +285,12 @@ impl<T> Pace<T> {
     }
 
     /// The next item to publish, with its ticket if it kept it; ask until `None`.
-    pub(crate) fn next_ready(&mut self) -> Option<(Item, Option<T>)> {
+    pub(crate) fn next_ready(&mut self) -> Option<(Admitted, Option<T>)> {
         self.ready.pop_front()
     }
 
-    /// The id of an item that waits and that, or a newer one in its place, is going to be the
-    /// channel's next; ask until `None`, behind [`Self::next_ready`].
-    pub(crate) fn next_announced(&mut self) -> Option<(ChannelName, ItemId)> {
+    /// The next id to announce; ask until `None`, behind [`Self::next_ready`].
+    pub(crate) fn next_announced(&mut self) -> Option<Announced> {
         self.announced.pop_front()
     }
 
@@ -347,11 +352,6 @@ impl<T> Pace<T> {
     /// Whether nothing waits and nothing is to be purged any more, as far as is known now.
     pub(crate) fn is_idle(&self) -> bool {
         self.channels.is_empty() && self.ready.is_empty()
-    }
-
-    /// Whether nobody should be publishing for now.
-    pub(crate) fn is_full(&self) -> bool {
-        self.len() >= MAX_WAITING || self.waiting_bytes >= MAX_WAITING_BYTES
     }
 
     /// Items that wait.
@@ -426,43 +426,65 @@ impl<T> Pace<T> {
         self.last_place
     }
 
-    fn arrive(&mut self, item: &Item, now: Instant) -> u64 {
+    fn arrive(&mut self, now: Instant) -> u64 {
         let place = self.next_place();
         self.arrivals.insert(place, now);
-        self.waiting_bytes += size::of(item);
         place
     }
 
     /// Has an item wait for the end of its window, perhaps in the place of another.
-    fn hold(&mut self, channel: &mut Channel<T>, item: Item, needs_purge: bool, now: Instant) {
-        let mut item = item;
-        if channel.rule.keep == Keep::Latest
-            && let Some(last) = channel.held.back_mut()
-        {
-            let (size, id) = (size::of(&last.item), item.id.clone());
-            match coalesce::replace(&mut last.item, item) {
-                None => {
-                    last.needs_purge |= needs_purge;
-                    let waiting_bytes = self.waiting_bytes + size::of(&last.item);
-                    self.waiting_bytes = waiting_bytes.saturating_sub(size);
-                    let channel = last.item.channel.clone();
-                    self.announced.extend(id.map(|id| (channel, id)));
-                    self.tally.coalesced += 1;
-                    return;
-                }
-                Some(back) => item = back,
-            }
-        }
-        if channel.rule.keep == Keep::Latest
-            && let Some(id) = &item.id
-        {
-            self.announced.push_back((item.channel.clone(), id.clone()));
+    fn hold(
+        &mut self,
+        channel: &mut Channel<T>,
+        admitted: Admitted,
+        needs_purge: bool,
+        now: Instant,
+    ) {
+        let Some(admitted) = self.coalesce(channel, admitted, needs_purge) else {
+            return;
+        };
+        if channel.rule.keep == Keep::Latest {
+            self.announce(&admitted.item.channel, admitted.item.id.as_ref(), None);
         }
         channel.held.push_back(Held {
-            place: self.arrive(&item, now),
-            item,
+            place: self.arrive(now),
+            admitted,
             needs_purge,
         });
+    }
+
+    /// Puts an item in the place of the one that came last, if it may; else gives it back.
+    fn coalesce(
+        &mut self,
+        channel: &mut Channel<T>,
+        admitted: Admitted,
+        needs_purge: bool,
+    ) -> Option<Admitted> {
+        if channel.rule.keep != Keep::Latest {
+            return Some(admitted);
+        }
+        let Some(last) = channel.held.back_mut() else {
+            return Some(admitted);
+        };
+        let Admitted { item, room } = admitted;
+        let id = item.id.clone();
+        if let Some(item) = coalesce::replace(&mut last.admitted.item, item) {
+            return Some(Admitted { item, room });
+        }
+        last.needs_purge |= needs_purge;
+        last.admitted.fit();
+        self.tally.coalesced += 1;
+        self.announce(&last.admitted.item.channel, id.as_ref(), Some(room));
+        None
+    }
+
+    fn announce(&mut self, channel: &ChannelName, id: Option<&ItemId>, room: Option<Room>) {
+        let announced = id.map(|id| Announced {
+            channel: channel.clone(),
+            id: id.clone(),
+            room,
+        });
+        self.announced.extend(announced);
     }
 
     /// What waited is due; and the next window begins, if anything did.
@@ -493,7 +515,7 @@ impl<T> Pace<T> {
         };
         channel.due.push_back(Due {
             place: held.place,
-            item: held.item,
+            admitted: held.admitted,
             ticket,
             wait,
         });
@@ -503,9 +525,7 @@ impl<T> Pace<T> {
     fn release(&mut self, channel: &mut Channel<T>) {
         while let Some(due) = channel.due.pop_front_if(|due| due.wait == Wait::Over) {
             self.arrivals.remove(&due.place);
-            let size = size::of(&due.item);
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(size);
-            self.ready.push_back((due.item, due.ticket));
+            self.ready.push_back((due.admitted, due.ticket));
         }
     }
 

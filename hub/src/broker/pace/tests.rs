@@ -1,4 +1,5 @@
 use super::*;
+use crate::broker::{Intake, Waiting, size};
 use crate::config::ChannelPattern;
 use std::num::NonZeroU32;
 
@@ -8,6 +9,7 @@ const FAILED: PurgeResult = PurgeResult::Failed { retry_after: None };
 /// A pacer with a clock that stands still unless it is told to go on.
 struct Bench {
     pace: Pace<&'static str>,
+    intake: Intake,
     now: Instant,
 }
 
@@ -62,6 +64,10 @@ impl Bench {
     fn new(settings: Settings) -> Self {
         Self {
             pace: Pace::new(settings),
+            intake: Intake::new(Waiting {
+                items: 1_000,
+                bytes: 1_000_000,
+            }),
             now: tokio::time::Instant::now().into_std(),
         }
     }
@@ -84,11 +90,20 @@ impl Bench {
                 r#"{{"items":[{{"channel":"{}",{purge}"meta":{{}},"id":"{name}","http-stream":{format}}}]}}"#,
                 &name[..1],
             );
-            let item = grip::publish::parse(body.as_bytes(), &grip::Limits::default())
-                .unwrap()
-                .remove(0);
-            self.pace.publish(item, name, self.now);
+            self.take_in(&body, name);
         }
+    }
+
+    fn take_in(&mut self, body: &str, ticket: &'static str) {
+        let items = grip::publish::parse(body.as_bytes(), &grip::Limits::default()).unwrap();
+        for admitted in self.intake.admit(items).unwrap() {
+            self.pace.publish(admitted, ticket, self.now);
+        }
+    }
+
+    /// Items that have room in the intake.
+    fn waiting(&self) -> usize {
+        self.intake.waiting().items
     }
 
     /// Lets time pass, stopping at each timer.
@@ -125,15 +140,16 @@ impl Bench {
     #[track_caller]
     fn ready(&mut self, expected: &str) {
         let ready: Vec<String> = std::iter::from_fn(|| self.pace.next_ready())
-            .map(|(item, _)| item.id.unwrap().as_str().to_owned())
+            .map(|(admitted, _)| admitted.item.id.unwrap().as_str().to_owned())
             .collect();
         assert_eq!(ready.join(" "), expected, "what goes out");
     }
 
     #[track_caller]
-    fn is_idle(&self) {
+    fn is_idle(&mut self) {
+        while self.pace.next_announced().is_some() {}
         assert!(self.pace.is_idle(), "{:?}", self.pace);
-        assert_eq!((self.pace.len(), self.pace.waiting_bytes), (0, 0));
+        assert_eq!((self.pace.len(), self.waiting()), (0, 0));
         assert_eq!(self.pace.poll_timeout(), None);
     }
 }
@@ -180,9 +196,7 @@ fn a_batch_is_as_large_as_the_edge_accepts() {
         .map(|n| format!(r#"{{"channel":"c{n}","http-stream":{{"content":""}}}}"#))
         .collect();
     let body = format!(r#"{{"items":[{}]}}"#, body.join(","));
-    for item in grip::publish::parse(body.as_bytes(), &grip::Limits::default()).unwrap() {
-        bench.pace.publish(item, "", bench.now);
-    }
+    bench.take_in(&body, "");
     let order = bench.pace.next_purge(bench.now).unwrap();
     assert_eq!(order.channels.len(), BATCH);
     bench.pace.handle_purged(PurgeResult::Purged, bench.now);
@@ -223,7 +237,7 @@ fn ids_of_items_that_may_be_replaced_are_told_when_they_come() {
     let mut bench = Bench::new(settings());
     bench.publish(&["l1", "l2", "k1", "k2", "l3", "a1"]);
     let announced: Vec<String> = std::iter::from_fn(|| bench.pace.next_announced())
-        .map(|(channel, id)| format!("{channel} {}", id.as_str()))
+        .map(|announced| format!("{} {}", announced.channel, announced.id.as_str()))
         .collect();
     assert_eq!(announced, ["l l2", "l l3"]);
 }
@@ -481,7 +495,7 @@ fn a_flush_ends_all_windows() {
     assert_eq!(order.channels.len(), 2);
     bench.pace.handle_purged(PurgeResult::Purged, bench.now);
     let mut ready: Vec<String> = std::iter::from_fn(|| bench.pace.next_ready())
-        .map(|(item, _)| item.id.unwrap().as_str().to_owned())
+        .map(|(admitted, _)| admitted.item.id.unwrap().as_str().to_owned())
         .collect();
     ready.sort();
     assert_eq!(ready, ["k2", "k3", "l2"]);
@@ -522,17 +536,63 @@ fn the_age_of_what_waits_is_that_of_the_oldest_that_it_stands_for() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn what_waits_has_its_room_until_it_has_left() {
     let mut bench = Bench::new(settings());
-    bench.publish(&["l1"]);
-    for _ in 0..MAX_WAITING {
-        bench.publish(&["l2"]);
+    bench.publish(&["k1", "k2", "k3", "b1-"]);
+    assert_eq!(bench.waiting(), 4);
+    bench.ready("b1-");
+    assert_eq!(bench.waiting(), 3);
+    bench.purges("k");
+    bench.purged(PurgeResult::Purged, "k1");
+    assert_eq!(bench.waiting(), 2);
+    bench.pass(SECOND);
+    bench.purges("k");
+    bench.pace.handle_purged(PurgeResult::Purged, bench.now);
+    let first = bench.pace.next_ready();
+    assert_eq!(bench.waiting(), 2);
+    drop(first);
+    assert_eq!(bench.waiting(), 1);
+    bench.ready("k3");
+    assert_eq!(bench.intake.waiting().bytes, 0);
+}
+
+/// An id takes no more room than its item did, and none when it is told.
+#[test]
+fn what_is_replaced_leaves_its_room_when_its_id_is_told() {
+    let mut bench = Bench::new(settings());
+    bench.publish(&["l1", "l2", "l3", "l4"]);
+    assert_eq!(bench.waiting(), 4);
+    while bench.pace.next_announced().is_some() {}
+    assert_eq!(bench.waiting(), 2);
+    bench.purges("l");
+    bench.purged(PurgeResult::Purged, "l1");
+    bench.pass(SECOND);
+    bench.purges("l");
+    bench.pace.handle_purged(PurgeResult::Purged, bench.now);
+    let last = bench.pace.next_ready().unwrap().0;
+    assert_eq!(last.item.stands_for.len(), 2);
+    assert_eq!(bench.intake.waiting().bytes, size::of(&last.item));
+    drop(last);
+    assert_eq!(bench.intake.waiting(), Waiting { items: 0, bytes: 0 });
+}
+
+#[test]
+fn an_item_without_id_that_is_replaced_has_no_room_any_more() {
+    let mut bench = Bench::new(settings());
+    for content in ["1", "2", "345"] {
+        let item = format!(r#"{{"channel":"l","http-stream":{{"content":"{content}"}}}}"#);
+        bench.take_in(&format!(r#"{{"items":[{item}]}}"#), "");
     }
-    assert!(!bench.pace.is_full());
-    for _ in 0..MAX_WAITING {
-        bench.publish(&["k1"]);
-    }
-    assert!(bench.pace.is_full());
+    let expected = bench.pace.channels[&ChannelName::new("l")].held[0]
+        .admitted
+        .item
+        .clone();
+    assert_eq!(bench.waiting(), 2);
+    bench.purges("l");
+    bench.pace.handle_purged(PurgeResult::Purged, bench.now);
+    assert!(bench.pace.next_ready().is_some());
+    let bytes = size::of(&expected);
+    assert_eq!(bench.intake.waiting(), Waiting { items: 1, bytes });
 }
 
 /// The publisher of an item that waits for its window has its answer at once.

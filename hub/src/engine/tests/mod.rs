@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 
 use grip::Limits;
-use grip::channel::ItemId;
 use grip::hold::{Answer, PackedAnswer};
 use grip::instruct::{Instruct, Status};
 use http::header::HeaderName;

@@ -11,6 +11,7 @@ mod edge;
 use std::collections::{BTreeMap, HashMap};
 
 use super::*;
+use crate::broker::{Intake, Waiting};
 use crate::config::ChannelPattern;
 use edge::{Edge, Visit, answer};
 use std::num::NonZeroU32;
@@ -98,6 +99,7 @@ struct World {
     now: u64,
     start: Instant,
     pace: Pace<u64>,
+    intake: Intake,
     edge: Edge,
     origin: Origin,
     values: HashMap<&'static str, u64>,
@@ -155,6 +157,11 @@ impl World {
             now: 0,
             start: tokio::time::Instant::now().into_std(),
             pace: Pace::new(settings(fault)),
+            // Nobody publishes in its life as much as that.
+            intake: Intake::new(Waiting {
+                items: 1_000,
+                bytes: 1_000_000,
+            }),
             edge: Edge::default(),
             origin: Origin::Up,
             values: CHANNELS.map(|channel| (channel, 1)).into(),
@@ -308,19 +315,20 @@ impl World {
         if self.fault == Fault::PublishBeforePurge {
             self.deliver(&item);
         }
-        self.pace.publish(item, value, self.instant());
+        let admitted = self.intake.admit(vec![item]).unwrap().remove(0);
+        self.pace.publish(admitted, value, self.instant());
     }
 
     /// Does what the pacer wants.
     fn drive(&mut self) {
-        while let Some((item, ticket)) = self.pace.next_ready() {
+        while let Some((Admitted { item, .. }, ticket)) = self.pace.next_ready() {
             match self.fault {
                 Fault::NoTrailingFlush if ticket.is_none() => {}
                 Fault::PublishBeforePurge => {}
                 _ => self.deliver(&item),
             }
         }
-        while let Some((channel, id)) = self.pace.next_announced() {
+        while let Some(Announced { channel, id, .. }) = self.pace.next_announced() {
             let announced = self.announced.entry(known(&channel)).or_default();
             announced.push(number(Some(&id)));
         }
@@ -554,6 +562,9 @@ impl World {
     fn settled(&mut self) {
         if !self.pace.is_idle() {
             self.violated("the pacer is still busy");
+        }
+        if self.intake.waiting() != (Waiting { items: 0, bytes: 0 }) {
+            self.violated("what has left still takes up room");
         }
         for channel in CHANNELS {
             let newest = self.values[channel];
