@@ -220,9 +220,9 @@ impl<'a> Serving<'a> {
             Err(failure) => failure,
         };
         if let (Fallback::Stored, Some(stored)) = (fallback, stored) {
-            // The stale answer stays for those who come next.
-            let _ = transaction.cancel_insert_or_update();
-            return self.stored(stored, Source::Stale);
+            let answer = self.stored(stored, Source::Stale);
+            self.put_off(transaction, stored.1);
+            return answer;
         }
         // Opened before the marker is set, so that whoever is woken by it finds the backup too.
         let backup = self.backup();
@@ -240,7 +240,31 @@ impl<'a> Serving<'a> {
         match self.fetched(Some(stored)) {
             Ok(Fetched::New(new)) => drop(self.keep(transaction, new)),
             Ok(Fetched::Same(renewal)) => drop(self.renew(transaction, renewal)),
-            Err(_) => drop(transaction.cancel_insert_or_update()),
+            Err(_) => self.put_off(transaction, stored.1),
+        }
+    }
+
+    /// The origin fails: until it is tried again, what is stored is delivered to those who come next.
+    fn put_off(&self, transaction: Transaction, entry: &Entry) {
+        let policy = &self.edge.policy;
+        let storage = storage(entry.status, &entry.headers, self.lookup, policy, now());
+        let metadata = entry.failing(now()).encode();
+        let (Ok(storage), Ok(metadata)) = (storage, metadata) else {
+            let _ = transaction.cancel_insert_or_update();
+            return;
+        };
+        // For the platform it is fresh so long, so that it has nobody fetch it.
+        let fail_ttl = Duration::from_secs(self.edge.fail_ttl);
+        let mut builder = transaction
+            .update(fail_ttl)
+            .stale_while_revalidate(stale_window(&storage))
+            .surrogate_keys(storage.surrogate_keys.iter().map(String::as_str))
+            .user_metadata(metadata);
+        if !storage.vary.is_empty() {
+            builder = builder.vary_by(&storage.vary);
+        }
+        if let Err(error) = builder.execute() {
+            log::event("update_failed", &[("error", &error.to_string())]);
         }
     }
 

@@ -78,6 +78,65 @@ async fn an_origin_that_is_in_trouble_counts_as_down() {
     assert_eq!(chain.origin.count("/stream"), 2);
 }
 
+/// Nothing purges this answer; it gets too old, and nobody confirms it.
+#[tokio::test]
+async fn an_old_answer_is_given_out_without_trying_a_dead_origin_each_time() {
+    let chain = start().await;
+    let fields = ["Cache-Control: s-maxage=1, stale-if-error=600"];
+    chain.origin.serve("/page", Answer::ok(&fields, "one\n"));
+    chain.get("/page").await.check(200, "one\n");
+    let trouble = Answer::status("503 Service Unavailable", &[], "in trouble\n");
+    chain.origin.serve("/page", trouble);
+    loop {
+        let response = chain.get("/page").await;
+        response.check(200, "one\n");
+        if response.field("X-Cache") == Some("stale") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(chain.origin.count("/page"), 2);
+    for _ in 0..3 {
+        let requests = (0..10).map(|_| chain.get("/page"));
+        for response in futures::future::join_all(requests).await {
+            response.check(200, "one\n");
+            assert_eq!(response.field("X-Cache"), Some("stale"));
+        }
+    }
+    assert_eq!(chain.origin.count("/page"), 2);
+}
+
+#[tokio::test]
+async fn an_old_answer_is_fetched_anew_once_the_origin_is_back() {
+    let chain = Chain::start_with(|manifest| {
+        let changes = json!({"fail_ttl": 1}).as_object().cloned();
+        let manifest = manifest.with_config(changes.unwrap_or_default());
+        manifest.expect("the configuration is JSON")
+    })
+    .await;
+    let answer = |body: &str| {
+        let fields = ["Cache-Control: s-maxage=1, stale-if-error=600"];
+        Answer::ok(&fields, body)
+    };
+    chain.origin.serve("/page", answer("one\n"));
+    chain.get("/page").await.check(200, "one\n");
+    let trouble = Answer::status("503 Service Unavailable", &[], "in trouble\n");
+    chain.origin.serve("/page", trouble);
+    while chain.origin.count("/page") < 3 {
+        chain.get("/page").await.check(200, "one\n");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    chain.origin.serve("/page", answer("two\n"));
+    loop {
+        let response = chain.get("/page").await;
+        if response.body == b"two\n" {
+            break;
+        }
+        response.check(200, "one\n");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_breaks_off_is_not_stored() {
     let chain = start().await;

@@ -106,6 +106,24 @@ impl Entry {
         self.initial_age.saturating_add(now.since(self.fetched))
     }
 
+    /// The same answer, which the origin could not confirm: it is no longer fresh, whatever the
+    /// platform says, and may be served for as long as before.
+    #[must_use]
+    pub fn failing(&self, now: UnixTime) -> Self {
+        let ttl = self.ttl.min(self.age(now));
+        let later = self.ttl - ttl;
+        let longer = |window: u64| match window {
+            0 => 0,
+            window => window.saturating_add(later),
+        };
+        Self {
+            ttl,
+            stale_while_revalidate: longer(self.stale_while_revalidate),
+            stale_if_error: longer(self.stale_if_error),
+            ..self.clone()
+        }
+    }
+
     /// The metadata.
     ///
     /// # Errors
@@ -220,6 +238,21 @@ mod tests {
             stale_if_error: u64::MAX,
             headers,
         }
+    }
+
+    #[test]
+    fn an_answer_that_nobody_confirms_is_stale_for_as_long_as_before() {
+        let entry = Entry {
+            stale_while_revalidate: 0,
+            stale_if_error: 100,
+            ..entry()
+        };
+        let failing = entry.failing(entry.fetched.plus(20));
+        assert_eq!((failing.ttl, failing.stale_if_error), (25, 135));
+        assert_eq!(failing.stale_while_revalidate, 0);
+        let failing = entry.failing(entry.fetched.plus(100));
+        assert_eq!((failing.ttl, failing.stale_if_error), (60, 100));
+        assert_eq!(failing.age(entry.fetched.plus(100)), 105);
     }
 
     #[test]
