@@ -1,10 +1,12 @@
 //! Answers, in the form that their visitor may see.
 
+use std::time::Duration;
+
 use fastly::http::FramingHeadersMode;
 use fastly::http::request::SendError;
 use fastly::{Body, Response};
 use grip::cache::{ClientRefusal, Entry, client_answer, hub_headers};
-use grip::fields::GRIPLINE_STALE;
+use grip::fields::{GRIPLINE_AGE, GRIPLINE_STALE};
 use grip::instruct::Status;
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -44,6 +46,11 @@ impl Source {
             Self::Stale | Self::Backup => "stale",
             Self::Pass => "pass",
         }
+    }
+
+    /// Whether it was in the cache before.
+    fn is_stored(self) -> bool {
+        matches!(self, Self::Hit | Self::Stale | Self::Backup)
     }
 
     /// As [`Self::as_str`], more exactly.
@@ -197,7 +204,30 @@ pub(crate) fn shown(
 pub(crate) fn mark(headers: &mut HeaderMap, source: Source, visit: &Visit<'_>) {
     headers.insert(X_CACHE, HeaderValue::from_static(source.as_str()));
     let is_for_hub = visit.visitor == Visitor::Hub || visit.edge.topology == Topology::EdgeFront;
-    if source == Source::Backup && is_for_hub {
+    if !is_for_hub {
+        return;
+    }
+    if source == Source::Backup {
         headers.insert(GRIPLINE_STALE, HeaderValue::from_static("1"));
+        return;
+    }
+    let mut age = visit.answer_age();
+    if !source.is_stored() {
+        age = age.saturating_add(said_age(headers));
+    }
+    let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(GRIPLINE_AGE, millis.into());
+}
+
+/// How old the origin says that its answer is, at most; RFC 9111 §5.1.
+fn said_age(headers: &HeaderMap) -> Duration {
+    let Some(value) = headers.get(AGE) else {
+        return Duration::ZERO;
+    };
+    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+        Some(0_u64) => Duration::ZERO,
+        // Whole seconds, cut off.
+        Some(seconds) => Duration::from_secs(seconds.saturating_add(1)),
+        None => Duration::MAX,
     }
 }

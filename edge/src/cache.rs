@@ -187,6 +187,7 @@ impl<'a> Serving<'a> {
 
     /// What of a stored answer the request is for.
     fn stored(&self, (found, entry): (&Found, &Entry), source: Source) -> Answer {
+        self.visit.note_stored_age(found.age());
         match body_of(found) {
             Ok(body) => self.selected(entry, body, source, entry.age(now())),
             Err(error) => {
@@ -221,7 +222,7 @@ impl<'a> Serving<'a> {
         };
         if let (Fallback::Stored, Some(stored)) = (fallback, stored) {
             let answer = self.stored(stored, Source::Stale);
-            self.put_off(transaction, stored.1);
+            self.put_off(transaction, stored);
             return answer;
         }
         // Opened before the marker is set, so that whoever is woken by it finds the backup too.
@@ -240,12 +241,12 @@ impl<'a> Serving<'a> {
         match self.fetched(Some(stored)) {
             Ok(Fetched::New(new)) => drop(self.keep(transaction, new)),
             Ok(Fetched::Same(renewal)) => drop(self.renew(transaction, renewal)),
-            Err(_) => self.put_off(transaction, stored.1),
+            Err(_) => self.put_off(transaction, stored),
         }
     }
 
     /// The origin fails: until it is tried again, what is stored is delivered to those who come next.
-    fn put_off(&self, transaction: Transaction, entry: &Entry) {
+    fn put_off(&self, transaction: Transaction, (found, entry): (&Found, &Entry)) {
         let policy = &self.edge.policy;
         let storage = storage(entry.status, &entry.headers, self.lookup, policy, now());
         let metadata = entry.failing(now()).encode();
@@ -255,8 +256,10 @@ impl<'a> Serving<'a> {
         };
         // For the platform it is fresh so long, so that it has nobody fetch it.
         let fail_ttl = Duration::from_secs(self.edge.fail_ttl);
+        let age = found.age();
         let mut builder = transaction
-            .update(fail_ttl)
+            .update(age + fail_ttl)
+            .age(age)
             .stale_while_revalidate(stale_window(&storage))
             .surrogate_keys(storage.surrogate_keys.iter().map(String::as_str))
             .user_metadata(metadata);

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use fastly::http::Url;
 use fastly::{Body, Request};
@@ -31,6 +32,10 @@ pub(crate) struct Visit<'a> {
     pub(crate) edge: &'a Edge,
     pub(crate) visitor: Visitor,
     pub(crate) trace: Trace,
+    /// When it came.
+    began: Instant,
+    /// How old what the cache had for it was then.
+    stored_age: Cell<Duration>,
     /// Without its body.
     request: Request,
     body: Cell<Option<Body>>,
@@ -66,10 +71,22 @@ impl<'a> Visit<'a> {
             edge,
             visitor,
             trace,
+            began: Instant::now(),
+            stored_age: Cell::default(),
             body: Cell::new(body),
             request,
             headers,
         }
+    }
+
+    /// The answer is from the cache, and this old.
+    pub(crate) fn note_stored_age(&self, age: Duration) {
+        self.stored_age.set(age);
+    }
+
+    /// How old the answer is by now, if the origin did not say that it was old already.
+    pub(crate) fn answer_age(&self) -> Duration {
+        self.stored_age.get() + self.began.elapsed()
     }
 
     pub(crate) fn method(&self) -> &Method {

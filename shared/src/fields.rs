@@ -21,6 +21,10 @@ pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 /// older than the hub's history.
 pub const GRIPLINE_STALE: HeaderName = HeaderName::from_static("gripline-stale");
 
+/// `Gripline-Age`: the edge's word to the hub how old an answer is, in milliseconds; `Age` has whole
+/// seconds only, RFC 9111 §5.1. Who attaches with it may have missed what was published since.
+pub const GRIPLINE_AGE: HeaderName = HeaderName::from_static("gripline-age");
+
 /// `Gripline-Host`: the host that a client asked the edge for, on what the edge hands to the hub;
 /// ours. It counts only where [`GRIPLINE_SIG`] vouches for it.
 pub const GRIPLINE_HOST: HeaderName = HeaderName::from_static("gripline-host");

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use gripline_hub::config::RawPurge;
+use gripline_hub::config::{RawConfig, RawPurge};
 use live_counter::stack::ports;
 use live_counter::stack::topology::Topology;
 use live_counter::stack::viceroy::{Manifest, Viceroy};
@@ -39,6 +39,15 @@ impl Chain {
 
     /// Starts a chain with changes to the edge's configuration.
     pub async fn start_in(topology: Topology, change: impl FnOnce(Manifest) -> Manifest) -> Self {
+        Self::start_as(topology, change, |_| {}).await
+    }
+
+    /// Starts a chain with changes to the configurations of the edge and of the hub.
+    pub async fn start_as(
+        topology: Topology,
+        change: impl FnOnce(Manifest) -> Manifest,
+        change_hub: impl FnOnce(&mut RawConfig),
+    ) -> Self {
         let origin = Origin::start().await;
         let [hub_addr, edge_addr] = match topology {
             // Each is told where the one before it is.
@@ -58,6 +67,7 @@ impl Chain {
             key: Some(edge::PURGE_KEY.to_owned()),
             ..RawPurge::default()
         });
+        change_hub(&mut config);
         let hub = Hub::start_with(&config);
         Self {
             topology,

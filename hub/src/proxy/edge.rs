@@ -5,7 +5,6 @@
 //! client's own but for its host, which [`GRIPLINE_HOST`] names and [`GRIPLINE_SIG`] vouches for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use grip::fields::{GRIPLINE_HOST, GRIPLINE_REFUSED, GRIPLINE_SIG, GRIPLINE_STALE};
@@ -25,9 +24,6 @@ use super::{Asked, ClientRequest, Manner, Original, Outcome, Proxy, target, text
 use crate::config::Limits;
 use crate::dressing::Dressing;
 use crate::routes::{Grip, Protocol, Route};
-
-/// How long an edge may take from its question to the origin to its hold request, at most.
-const EDGE_DELAY: Duration = Duration::from_secs(10);
 
 /// Why the edge gets no hold.
 #[derive(Debug, thiserror::Error)]
@@ -198,8 +194,7 @@ impl Proxy {
             self.counters.stale_answers.increment();
             Age::Backup
         } else {
-            let now = Instant::now().into_std();
-            Age::of(&headers, now.checked_sub(EDGE_DELAY).unwrap_or(now))
+            Age::take(&mut headers, Instant::now().into_std())
         };
         let follows = route.grip == Grip::On && instruct::is_instruct(&headers);
         if follows && response::is_encoded(&headers) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use grip::ChannelName;
 use grip::channel::Channel;
-use grip::fields;
+use grip::fields::{self, GRIPLINE_AGE};
 use grip::filter::{self, Context, Filter};
 use grip::hold::{self, Answer, PackedAnswer};
 use grip::http1::Framing;
@@ -59,10 +59,18 @@ pub(super) enum Age {
 }
 
 impl Age {
-    /// Of an answer with these headers that was asked for at a time; RFC 9111 §5.1.
-    pub(super) fn of(headers: &HeaderMap, asked_at: Instant) -> Self {
+    /// Of an answer with these headers that was asked for at a time, and comes just now; RFC 9111
+    /// §5.1. The edge's own word is not for others, and removed.
+    pub(super) fn take(headers: &mut HeaderMap, asked_at: Instant) -> Self {
         /// `Age` is in whole seconds.
         const ROUNDING: u64 = 1;
+        let now = tokio::time::Instant::now().into_std();
+        let exact = headers.remove(&GRIPLINE_AGE);
+        let exact = exact.and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(millis) = exact {
+            let since = now.checked_sub(Duration::from_millis(millis));
+            return since.map_or(Self::Unknown, Self::Since);
+        }
         let age = headers
             .get(AGE)
             .map(|value| value.to_str().ok()?.parse().ok());

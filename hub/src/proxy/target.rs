@@ -156,6 +156,7 @@ impl Proxy {
         if is_stale {
             self.counters.stale_answers.increment();
         }
+        let age = Age::take(response.headers_mut(), asked.sent_at);
         let follows = asked.trust == Trust::Client
             && asked.behalf.route.grip == Grip::On
             && grip::instruct::is_instruct(response.headers());
@@ -170,11 +171,7 @@ impl Proxy {
             return Err(ProxyError::Encoded);
         }
         let limits = &self.config.limits;
-        let age = if is_stale {
-            Age::Backup
-        } else {
-            Age::of(response.headers(), asked.sent_at)
-        };
+        let age = if is_stale { Age::Backup } else { age };
         let origin = Origin::read(response, limits, target, age).await?;
         self.instructed(origin, asked).await
     }
