@@ -113,7 +113,7 @@ async fn check_resume(topology: Topology) {
     let mut first = chain.open("/stream").await;
     first.stream_begins("data: 1\n\n").await;
     publish(&chain, &[2, 3, 4]).await;
-    first.receives("id: 4\ndata: 4\n\n").await;
+    first.content_until("id: 4\ndata: 4\n\n").await;
     drop(first);
     let mut second = back(&chain, "3").await;
     second.stream_begins("id: 4\ndata: 4\n\n").await;
@@ -151,7 +151,7 @@ async fn of_those_who_come_back_nobody_troubles_the_origin() {
     let mut first = chain.open("/stream").await;
     first.stream_begins("data: 1\n\n").await;
     publish(&chain, &[2, 3]).await;
-    first.receives("id: 3\ndata: 3\n\n").await;
+    first.content_until("id: 3\ndata: 3\n\n").await;
     for _ in 0..20 {
         back(&chain, "2")
             .await
@@ -172,7 +172,7 @@ async fn while_the_origin_is_down_old_data_is_brought_up_to_date() {
     let mut purging = item(2);
     purging["purge"] = Value::Bool(true);
     chain.hub.publish(json!([purging, item(3)])).await;
-    first.receives("id: 3\ndata: 3\n\n").await;
+    first.content_until("id: 3\ndata: 3\n\n").await;
     let mut second = chain.open("/stream").await;
     let all = "data: 1\n\nid: 2\ndata: 2\n\nid: 3\ndata: 3\n\n";
     second.stream_begins(all).await;
