@@ -46,7 +46,7 @@ async fn start_in(topology: Topology) -> Chain {
     chain
         .origin
         .serve("/stream", Answer::ok(&stream, "data: 1\n\n"));
-    let poll = [CACHED, "Grip-Hold: response", CHANNEL, "Grip-Timeout: 60"];
+    let poll = [CACHED, "Grip-Hold: response", CHANNEL];
     chain.origin.serve("/poll", Answer::ok(&poll, "nothing\n"));
     let next = [
         "Grip-Hold: stream",
@@ -95,7 +95,7 @@ async fn a_message_between_two_polls_is_for_the_second_at_once() {
     let chain = start().await;
     let mut client = Client::connect(chain.addr()).await;
     client.request("GET", "/poll", &[], "").await;
-    chain.hub.until_subscribers("updates", 1).await;
+    chain.hub.until_metric("gripline_held_responses", 1).await;
     publish(&chain, &[2]).await;
     client.response().await.check(200, "2\n");
     publish(&chain, &[3]).await;
