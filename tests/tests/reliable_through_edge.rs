@@ -3,6 +3,7 @@
 
 use e2e::chain::Chain;
 use e2e::origin::Answer;
+use live_counter::stack::topology::Topology;
 use serde_json::{Value, json};
 
 const CACHED: &str = "Cache-Control: max-age=0, s-maxage=60";
@@ -60,9 +61,19 @@ async fn streams_set_up_by_the_edge_share_one_question_about_what_they_miss() {
     assert_eq!(chain.hub.metric("gripline_gaps_total").await, 20);
 }
 
+/// A chain whose hub remembers no items.
+async fn start_forgetful() -> Chain {
+    Chain::start_as(
+        Topology::HubFront,
+        |manifest| manifest,
+        |hub| hub.history.items = Some(0),
+    )
+    .await
+}
+
 #[tokio::test]
 async fn a_client_that_comes_with_an_old_cached_answer_is_brought_up_to_date() {
-    let chain = Chain::start().await;
+    let chain = start_forgetful().await;
     chain
         .origin
         .serve("/stream", stream("Grip-Channel: updates; prev-id=1", "1\n"));
@@ -87,7 +98,7 @@ async fn a_client_that_comes_with_an_old_cached_answer_is_brought_up_to_date() {
 
 #[tokio::test]
 async fn a_long_poll_with_an_old_cached_answer_is_asked_again_past_the_cache() {
-    let chain = Chain::start().await;
+    let chain = start_forgetful().await;
     let poll = |channel| Answer::ok(&[CACHED, "Grip-Hold: response", channel], "nothing\n");
     chain
         .origin

@@ -262,10 +262,12 @@ async fn channels_have_the_routes_prefix_outside_only() {
         .await;
     poll.response().await.check(200, "yes\n");
 
+    let fields = ["Grip-Hold: response", "Grip-Channel: c; prev-id=0"];
+    setup.a.serve("/poll", Answer::ok(&fields, "nothing\n"));
     poll.request("GET", "/poll?again", &[], "").await;
     setup.a.until_count("/poll", 3).await;
     let last = setup.a.requests("/poll")[2].clone();
-    assert_eq!(last.field("Grip-Last"), Some("c; last-id=1"));
+    assert_eq!(last.field("Grip-Last"), Some("c; last-id=0"));
 }
 
 #[tokio::test]
