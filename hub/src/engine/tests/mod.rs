@@ -2,6 +2,7 @@
 
 mod filters;
 mod links;
+mod recovery;
 mod simulation;
 mod websockets;
 
