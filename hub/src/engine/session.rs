@@ -20,6 +20,9 @@ use crate::mailbox::{Attachment, Position, Sequence, Sequenced};
 /// Items that wait for one connection while it waits for an origin; more are dropped and counted.
 const BACKLOG: usize = 100;
 
+/// Answers of links after which an origin is not asked once more before the next item comes.
+const MAX_ANSWERS: u8 = 2;
+
 /// The cold part of a held connection.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -116,6 +119,8 @@ pub(crate) struct Slot {
     /// The origin wrote what the connection has at this time, or later; absent: nobody knows.
     pub(crate) as_of: Option<Instant>,
     pub(crate) on_gap: OnGap,
+    /// How many answers of links came since the last item.
+    answers: u8,
     /// The last item that was taken.
     seen: Sequence,
     /// Whether an item came since the last beat.
@@ -382,6 +387,7 @@ impl Slot {
             filters: Box::default(),
             as_of: None,
             on_gap: OnGap::Recover,
+            answers: 0,
             seen: Sequence::default(),
             is_heard: false,
             trail: Trail::Whole,
@@ -407,13 +413,17 @@ impl Slot {
     /// What a link's answer says in place of this one, which it was asked with.
     pub(super) fn replaced_by(&self, wanted: Self) -> Self {
         let is_moved = wanted.prev_id != self.prev_id;
+        let answers = self.answers.saturating_add(1);
+        // Whoever says the same again would say so for ever, and so would one whose ids are others
+        // than those of items.
+        let on_gap = if is_moved && answers < MAX_ANSWERS {
+            OnGap::Recover
+        } else {
+            OnGap::Wait
+        };
         Self {
-            // Whoever says the same again would say so for ever.
-            on_gap: if is_moved {
-                OnGap::Recover
-            } else {
-                OnGap::Wait
-            },
+            on_gap,
+            answers,
             seen: self.seen,
             is_moved,
             ..wanted
@@ -491,6 +501,7 @@ impl Slot {
         self.seen = sequenced.sequence;
         // What its origin said before this is of no account any more.
         self.on_gap = OnGap::Recover;
+        self.answers = 0;
         if self.is_checked() {
             self.prev_id = PrevId::of(sequenced.item.id.as_ref());
         }

@@ -327,3 +327,25 @@ fn events_of_a_stream_without_session_have_their_ids_too() {
     bench.append("a", "no id");
     assert_eq!(bench.read(key), "head id: 2\n<2>no id");
 }
+
+#[test]
+fn an_origin_whose_ids_are_others_is_not_asked_for_ever() {
+    let mut bench = Bench::new();
+    let key = bench.open_as(stream(None), &format!("{CHANNEL} | {NEXT}"));
+    bench.attach_with(key, behind(&["a"]));
+    let mut questions = 0;
+    for id in 100..110 {
+        let outputs = bench.outputs();
+        if outputs.iter().any(|output| output.starts_with("follow")) {
+            questions += 1;
+            let answer = format!("grip-hold: stream | grip-channel: a; prev-id={id} | {NEXT}");
+            bench.link_whole(key, &answer, "");
+        }
+        bench.catch_up_with(key, behind(&["a"]));
+    }
+    assert_eq!(questions, 2);
+    // An item shows that something is missing.
+    bench.append_after("a", "1", "2");
+    let outputs = bench.outputs();
+    assert!(outputs[0].starts_with("follow"), "{outputs:?}");
+}
