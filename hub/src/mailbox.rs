@@ -35,8 +35,9 @@ pub(crate) struct Sequenced {
     pub(crate) item: Item,
     /// Whether it comes behind items that follow it.
     pub(crate) is_late: bool,
-    /// Its message for WebSockets, encoded once for all of them.
-    pub(crate) encoded: Option<Encoded>,
+    /// Its message for WebSockets, encoded once for all of them. Most items have none, and all that
+    /// are remembered would keep room for it.
+    pub(crate) encoded: Option<Box<Encoded>>,
     /// Its content for streams of events, with its id; made for the first of them.
     event: OnceLock<Option<StreamContent>>,
 }
@@ -44,7 +45,9 @@ pub(crate) struct Sequenced {
 impl Sequenced {
     pub(crate) fn new(sequence: Sequence, item: Item) -> Self {
         let encoded = match &item.ws_message {
-            Some(WsMessage::Send { kind, content, .. }) => Some(Encoded::new(*kind, content)),
+            Some(WsMessage::Send { kind, content, .. }) => {
+                Some(Box::new(Encoded::new(*kind, content)))
+            }
             _ => None,
         };
         Self {

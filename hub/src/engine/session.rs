@@ -21,7 +21,7 @@ use crate::mailbox::{Attachment, Position, Sequence, Sequenced};
 const BACKLOG: usize = 100;
 
 /// Answers of links after which an origin is not asked once more before the next item comes.
-const MAX_ANSWERS: u8 = 2;
+const MAX_ANSWERS: u8 = 8;
 
 /// The cold part of a held connection.
 #[derive(Debug)]
@@ -498,7 +498,10 @@ impl Slot {
 
     /// The item says nothing to connections of this kind; what follows it comes next.
     pub(super) fn pass(&mut self, sequenced: &Sequenced) {
-        self.seen = sequenced.sequence;
+        if !sequenced.is_late {
+            // Of what follows a late item, some stands before it.
+            self.seen = sequenced.sequence;
+        }
         // What its origin said before this is of no account any more.
         self.on_gap = OnGap::Recover;
         self.answers = 0;
