@@ -192,6 +192,9 @@ pub(crate) fn shown(
         },
     };
     mark(&mut headers, source, visit);
+    if visit.visitor == Visitor::Hub {
+        tell_age(&mut headers, source, visit);
+    }
     let mut response = Response::from_status(status.code);
     for (name, value) in &headers {
         response.append_header(name, value);
@@ -204,13 +207,13 @@ pub(crate) fn shown(
 pub(crate) fn mark(headers: &mut HeaderMap, source: Source, visit: &Visit<'_>) {
     headers.insert(X_CACHE, HeaderValue::from_static(source.as_str()));
     let is_for_hub = visit.visitor == Visitor::Hub || visit.edge.topology == Topology::EdgeFront;
-    if !is_for_hub {
-        return;
-    }
-    if source == Source::Backup {
+    if source == Source::Backup && is_for_hub {
         headers.insert(GRIPLINE_STALE, HeaderValue::from_static("1"));
-        return;
     }
+}
+
+/// Tells the hub how old an answer is.
+pub(crate) fn tell_age(headers: &mut HeaderMap, source: Source, visit: &Visit<'_>) {
     let mut age = visit.answer_age();
     if !source.is_stored() {
         age = age.saturating_add(said_age(headers));

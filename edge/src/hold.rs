@@ -82,6 +82,7 @@ fn held(
     };
     let mut response_headers = hub_headers(headers);
     answer::mark(&mut response_headers, source, visit);
+    answer::tell_age(&mut response_headers, source, visit);
     let instruct = Instruct::from_headers(headers, &Limits::default());
     Answer::Hold(Box::new(Hold {
         request: HoldRequest {

@@ -5,7 +5,7 @@ use grip::publish::{HttpResponse, HttpStream, Item, ResponseBody, WsMessage};
 /// Bytes that an item keeps alive, more or less.
 pub(crate) fn of(item: &Item) -> usize {
     /// An item without content, its name and its place.
-    const EMPTY: usize = 512;
+    const EMPTY: usize = 768;
     let response = match &item.http_response {
         Some(HttpResponse::Send(message)) => match &message.body {
             ResponseBody::Complete(body) => body.len(),
