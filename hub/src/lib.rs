@@ -42,6 +42,8 @@ mod purge;
 #[cfg(test)]
 mod recovery_simulation;
 pub mod routes;
+#[cfg(test)]
+mod seed;
 mod shard;
 mod upstream;
 mod wire;

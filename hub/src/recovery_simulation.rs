@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fastrand::Rng;
 use grip::channel::ItemId;
 use grip::hold::{Answer, PackedAnswer};
 use grip::instruct::{HoldMode, Instruct, Status};
@@ -31,6 +32,7 @@ use crate::errand::{Again, Behalf, ErrandKind, Last, Linked, News, Next, Receipt
 use crate::handshake::{Handshake, Offer, Shake, Trust};
 use crate::mailbox::{Command, ConnectionKey, ShardId, Wanted};
 use crate::routes::{self, Security};
+use crate::seed::Seed;
 
 const SEEDS: u64 = 500;
 const STEPS: usize = 2000;
@@ -41,22 +43,6 @@ const CLIENTS: usize = 14;
 const MAX_PENDING_BYTES: usize = 60;
 const HISTORY_ITEMS: usize = 8;
 const LINK_TIMEOUT: Duration = Duration::from_hours(1);
-
-/// A small generator, so that a seed reproduces a run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % bound as u64).expect("below a usize")
-    }
-
-    fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 /// An item as its origin knows it; its number is its place from 1 on.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +110,7 @@ struct Shard {
 }
 
 struct World {
-    random: Random,
+    random: Rng,
     now: Instant,
     broker: Broker,
     shards: Vec<Shard>,
@@ -178,7 +164,7 @@ impl World {
                 counters,
             }
         };
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut random = Rng::with_seed(seed);
         let clients = (0..CLIENTS).map(|index| Client::new(index, &mut random));
         Self {
             clients: clients.collect(),
@@ -196,30 +182,30 @@ impl World {
     }
 
     fn step(&mut self) {
-        let shard = self.random.below(SHARDS);
-        match self.random.below(40) {
+        let shard = self.random.usize(..SHARDS);
+        match self.random.usize(..40) {
             0..=6 => self.publish(),
             7..=13 => self.arrive(),
             14..=17 => self.ask_broker(shard),
             18..=25 => self.command(shard),
             26..=28 => self.answer(shard),
             29..=33 => {
-                let (client, limit) = (self.random.below(CLIENTS), self.random.below(60));
+                let (client, limit) = (self.random.usize(..CLIENTS), self.random.usize(..60));
                 self.read(client, limit);
             }
-            34 if self.random.one_in(4) => {
-                let client = self.random.below(CLIENTS);
+            34 if self.random.usize(..4) == 0 => {
+                let client = self.random.usize(..CLIENTS);
                 self.lose(client);
             }
             35..=36 => {
-                let client = self.random.below(CLIENTS);
+                let client = self.random.usize(..CLIENTS);
                 self.connect(client);
             }
             37..=38 => {
-                let millis = self.random.below(2000) as u64;
+                let millis = self.random.u64(..2000);
                 self.wait(Duration::from_millis(millis));
             }
-            39 if self.random.one_in(50) => self.wait(Duration::from_secs(40)),
+            39 if self.random.usize(..50) == 0 => self.wait(Duration::from_secs(40)),
             _ => {}
         }
         self.settle();
@@ -227,8 +213,8 @@ impl World {
 
     /// The origin has something new. It is published once or twice, seldom never.
     fn publish(&mut self) {
-        let channel = self.random.below(CHANNELS.len());
-        let copies = match self.random.below(200) {
+        let channel = self.random.usize(..CHANNELS.len());
+        let copies = match self.random.usize(..200) {
             0 => 0,
             1..=20 => 2,
             _ => 1,
@@ -239,7 +225,7 @@ impl World {
     fn publish_on(&mut self, channel: usize, copies: usize) {
         self.origin[channel].push(Born {
             at: self.now,
-            is_for_streams: !self.random.one_in(8),
+            is_for_streams: self.random.usize(..8) != 0,
         });
         let number = self.origin[channel].len();
         for _ in 0..copies {
@@ -255,8 +241,8 @@ impl World {
         if self.flight.is_empty() {
             return;
         }
-        let reach = if self.random.one_in(4) { 4 } else { 1 };
-        let at = self.random.below(reach.min(self.flight.len()));
+        let reach = if self.random.usize(..4) == 0 { 4 } else { 1 };
+        let at = self.random.usize(..reach.min(self.flight.len()));
         let (channel, number) = self.flight.remove(at);
         let content = token(channel, number);
         let stream = if self.origin[channel][number - 1].is_for_streams {
@@ -315,11 +301,11 @@ impl World {
 
     /// What the origin says now, or said some time ago: such answers are cached.
     fn state(&mut self) -> State {
-        let age = match self.random.below(4) {
+        let age = match self.random.usize(..4) {
             _ if self.is_calm => 0,
             0 | 1 => 0,
-            2 => self.random.below(5_000),
-            _ => self.random.below(60_000),
+            2 => self.random.usize(..5_000),
+            _ => self.random.usize(..60_000),
         };
         let at = self.now.checked_sub(Duration::from_millis(age as u64));
         let at = at.unwrap_or(self.start).max(self.start);
@@ -381,7 +367,7 @@ impl World {
         let lag = if self.is_calm {
             0
         } else {
-            self.random.below(3)
+            self.random.usize(..3)
         };
         (last, newest.saturating_sub(lag).max(last))
     }
@@ -397,7 +383,7 @@ impl World {
         if self.clients[index].held.is_some() {
             return;
         }
-        let shard = self.random.below(SHARDS);
+        let shard = self.random.usize(..SHARDS);
         let state = self.state();
         match self.clients[index].kind {
             Kind::Poll => self.poll(index, shard, None),
@@ -712,7 +698,7 @@ impl World {
 }
 
 impl Client {
-    fn new(index: usize, random: &mut Random) -> Self {
+    fn new(index: usize, random: &mut Rng) -> Self {
         let kind = match index % 7 {
             0 | 1 => Kind::Linked,
             2 => Kind::Unlinked,
@@ -720,14 +706,14 @@ impl Client {
             5 => Kind::Poll,
             _ => Kind::WebSocket,
         };
-        let first = random.below(CHANNELS.len());
+        let first = random.usize(..CHANNELS.len());
         let channels = match kind {
-            Kind::Linked | Kind::Unlinked | Kind::WebSocket if random.one_in(2) => {
+            Kind::Linked | Kind::Unlinked | Kind::WebSocket if random.usize(..2) == 0 => {
                 vec![first, (first + 1) % CHANNELS.len()]
             }
             _ => vec![first],
         };
-        let slow = match random.below(3) {
+        let slow = match random.usize(..3) {
             0 => SlowClients::Disconnect,
             1 => SlowClients::DropOldest,
             _ => SlowClients::LatestOnly,
@@ -891,18 +877,6 @@ fn handshake() -> Arc<Handshake> {
         offer: Offer::Grip,
         tells_errors: true,
     }))
-}
-
-/// Says which seed failed.
-struct Seed(u64);
-
-#[expect(clippy::print_stderr, reason = "for whoever reads of the failure")]
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("seed {}", self.0);
-        }
-    }
 }
 
 #[test]

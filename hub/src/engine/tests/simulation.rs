@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use grip::filter::Reply as Decision;
 
 use super::*;
+use crate::seed::Seed;
 
 const STEPS: usize = 400;
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
@@ -278,18 +279,6 @@ impl World {
         let told: BTreeSet<(u32, u32)> = self.told_gone.iter().copied().collect();
         assert_eq!(told.len(), self.told_gone.len(), "a gone link is told once");
         assert_eq!(told, self.watched, "every gone link is told");
-    }
-}
-
-/// Says which seed failed.
-struct Seed(u64);
-
-#[expect(clippy::print_stderr, reason = "for whoever reads of the failure")]
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("seed {}", self.0);
-        }
     }
 }
 
