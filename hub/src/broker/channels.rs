@@ -452,10 +452,12 @@ impl Broker {
         } else {
             for attachment in &wanted.channels {
                 let standing = self.stand(attachment, &mut catch_up.missed);
-                // What the origin has is what the client has.
+                // What the origin has is what the client has, if there is no other channel.
+                let is_only = wanted.channels.len() == 1;
                 let is_same =
                     |position: &Position| Some(&position.prev_id) == wanted.resume.as_ref();
-                if standing == Standing::UpToDate
+                if is_only
+                    && standing == Standing::UpToDate
                     && attachment.position.as_ref().is_some_and(is_same)
                 {
                     catch_up.is_resumed = true;
@@ -548,7 +550,13 @@ impl Broker {
             Standing::Resumed(before.cloned())
         };
         let name = |it: &Attachment| it.channel.clone();
-        let standings = channels.iter().map(|it| (name(it), standing(it))).collect();
+        let standings: Vec<(ChannelName, Standing)> =
+            channels.iter().map(|it| (name(it), standing(it))).collect();
+        let is_behind = |(_, standing): &(ChannelName, Standing)| *standing == Standing::Behind;
+        if standings.iter().any(is_behind) {
+            // What is missing of that one stands in the stream's first body, if anywhere.
+            return None;
+        }
         Some(CatchUp {
             standings,
             missed,
@@ -1613,6 +1621,17 @@ mod tests {
         bench.publish_all("a", "2<1");
         bench.attach(0, 1, "a b?2");
         bench.check(&["0:resumed@4 a=1 b=2 a2"]);
+    }
+
+    #[test]
+    fn a_client_goes_on_with_all_channels_or_with_none() {
+        let mut bench = forgetful(1, 1_000_000, 1_000_000);
+        bench.publish_all("a", "a1");
+        bench.publish_all("b", "b1 b2<b1");
+        bench.attach(0, 1, "a=a1 b=b2?a1");
+        bench.check(&["0:attached@3"]);
+        bench.attach(0, 2, "a=x b=b2?a1");
+        bench.check(&["0:conflict@3"]);
     }
 
     #[test]
