@@ -104,8 +104,9 @@ async fn start(world: &Arc<World>) -> Chain {
             hub.sse_resume = Some(true);
             hub.channels = vec![RawChannelRule {
                 pattern: Some("*".to_owned()),
-                // Ten seconds of it.
-                history_items: Some(2000),
+                // All of it: those who read a little at a time are far behind in the end.
+                history_items: Some(10_000),
+                history_bytes: Some(10_000_000),
                 ..RawChannelRule::default()
             }];
         },
