@@ -76,6 +76,25 @@ fn lines(range: std::ops::Range<usize>) -> String {
     lines.concat()
 }
 
+/// A publisher that got no answer sends its item again.
+#[tokio::test]
+async fn an_item_that_comes_twice_does_not_take_the_place_of_a_newer_one() {
+    let (_origin, mut hub, mut client) = start(&[rule("up*", FOR_EVER, "latest")], |_| {}).await;
+    let item = |id: &str| {
+        let content = format!("{id}\n");
+        json!({"channel": "updates", "id": id, "http-stream": {"content": content}})
+    };
+    for id in ["1", "2", "3", "2", "1"] {
+        hub.publish(json!([item(id)])).await;
+    }
+    client.receives("1\n").await;
+    assert_eq!(hub.metric("gripline_duplicate_items_total").await, 2);
+    hub.shut_down();
+    client.receives_next("3\n").await;
+    client.ends().await;
+    hub.ended().await;
+}
+
 #[tokio::test]
 async fn a_burst_becomes_its_first_and_its_last_item_and_two_purges() {
     let (origin, mut hub, mut client) = start(&[rule("up*", FOR_EVER, "latest")], |_| {}).await;
