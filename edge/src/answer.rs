@@ -31,6 +31,8 @@ pub(crate) enum Source {
     Revalidated,
     /// The cache, although no longer fresh.
     Stale,
+    /// The same, because the origin fails.
+    Unconfirmed,
     /// The backup copy, because the origin fails.
     Backup,
     /// The origin, for this visitor alone.
@@ -43,14 +45,17 @@ impl Source {
             Self::Hit => "hit",
             Self::Miss => "miss",
             Self::Revalidated => "revalidated",
-            Self::Stale | Self::Backup => "stale",
+            Self::Stale | Self::Unconfirmed | Self::Backup => "stale",
             Self::Pass => "pass",
         }
     }
 
     /// Whether it was in the cache before.
     fn is_stored(self) -> bool {
-        matches!(self, Self::Hit | Self::Stale | Self::Backup)
+        matches!(
+            self,
+            Self::Hit | Self::Stale | Self::Unconfirmed | Self::Backup
+        )
     }
 
     /// As [`Self::as_str`], more exactly.
@@ -207,7 +212,7 @@ pub(crate) fn shown(
 pub(crate) fn mark(headers: &mut HeaderMap, source: Source, visit: &Visit<'_>) {
     headers.insert(X_CACHE, HeaderValue::from_static(source.as_str()));
     let is_for_hub = visit.visitor == Visitor::Hub || visit.edge.topology == Topology::EdgeFront;
-    if source == Source::Backup && is_for_hub {
+    if matches!(source, Source::Unconfirmed | Source::Backup) && is_for_hub {
         headers.insert(GRIPLINE_STALE, HeaderValue::from_static("1"));
     }
 }

@@ -154,7 +154,7 @@ impl<'a> Serving<'a> {
     fn read(&self) -> Answer {
         let plain = self.lookup.plain();
         let is_allowed = |entry: &Entry| {
-            entry.kind == EntryKind::Answer
+            entry.kind.is_answer()
                 && (self.lookup.access == Access::Read || entry.is_for_authorized())
         };
         let stored = self.peek(plain.key).filter(|(_, entry)| is_allowed(entry));
@@ -170,7 +170,7 @@ impl<'a> Serving<'a> {
                     self.visit.trace.note("reason", "stale");
                     answer::passed(response, self.visit)
                 }
-                _ => self.stored((&found, &entry), Source::Stale),
+                _ => self.stored((&found, &entry), Source::Unconfirmed),
             },
             _ => self.pass("stale"),
         }
@@ -188,6 +188,10 @@ impl<'a> Serving<'a> {
     /// What of a stored answer the request is for.
     fn stored(&self, (found, entry): (&Found, &Entry), source: Source) -> Answer {
         self.visit.note_stored_age(found.age());
+        let source = match source {
+            Source::Stale if entry.kind == EntryKind::Unconfirmed => Source::Unconfirmed,
+            other => other,
+        };
         match body_of(found) {
             Ok(body) => self.selected(entry, body, source, entry.age(now())),
             Err(error) => {
@@ -221,7 +225,7 @@ impl<'a> Serving<'a> {
             Err(failure) => failure,
         };
         if let (Fallback::Stored, Some(stored)) = (fallback, stored) {
-            let answer = self.stored(stored, Source::Stale);
+            let answer = self.stored(stored, Source::Unconfirmed);
             self.put_off(transaction, stored);
             return answer;
         }
@@ -475,8 +479,7 @@ impl<'a> Serving<'a> {
     /// the same time, one fetches.
     fn replace_outdated(&self, headers: &HeaderMap) {
         let is_old = |(_, entry): &(Found, Entry)| {
-            entry.kind == EntryKind::Answer
-                && is_outdated(&entry.headers, self.visit.headers(), headers)
+            entry.kind.is_answer() && is_outdated(&entry.headers, self.visit.headers(), headers)
         };
         if !self
             .peek(self.lookup.key.clone())

@@ -80,7 +80,7 @@ counters! {
     unrouted_requests: "gripline_unrouted_requests_total", "counter";
     /// Requests refused because they came through this hub before.
     loops: "gripline_loops_total", "counter";
-    /// Answers that the edge took from a backup copy, because the origin fails.
+    /// Answers that the edge had stored, and gave out because the origin fails.
     stale_answers: "gripline_stale_answers_total", "counter";
     /// Clients that an edge asked to be held.
     edge_holds: "gripline_edge_holds_total", "counter";

@@ -17,8 +17,8 @@ pub const GRIP_EXPOSE_HEADERS: HeaderName = HeaderName::from_static("grip-expose
 /// GRIP `Grip-Last`: the last ids a client has seen, on retries and link requests.
 pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 
-/// `Gripline-Stale`: the edge's word to the hub that an answer is a backup copy, whose ids may be
-/// older than the hub's history.
+/// `Gripline-Stale`: the edge's word to the hub that an answer is old because the origin fails: its
+/// ids may be older than the hub's history, and nobody can be asked for what came after them.
 pub const GRIPLINE_STALE: HeaderName = HeaderName::from_static("gripline-stale");
 
 /// `Gripline-Age`: the edge's word to the hub how old an answer is, in milliseconds; `Age` has whole

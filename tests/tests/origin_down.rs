@@ -98,6 +98,8 @@ async fn an_old_answer_is_given_out_without_trying_a_dead_origin_each_time() {
             assert_eq!(response.field("X-Cache"), Some("stale"));
         }
     }
+    // The one that tried, and those that need not.
+    assert!(chain.hub.metric("gripline_stale_answers_total").await >= 30);
     assert_eq!(chain.origin.count("/page"), 2);
 }
 

@@ -51,7 +51,7 @@ pub fn decide(found: Option<&Entry>, is_stale: bool, has_duty: bool, now: UnixTi
         EntryKind::PassMarker | EntryKind::FailureMarker | EntryKind::PlainMarker => {
             return Step::Fetch(Fallback::Backup);
         }
-        EntryKind::Answer => {}
+        EntryKind::Answer | EntryKind::Unconfirmed => {}
     }
     let is_within = |window: u64| window > 0 && age < entry.ttl.saturating_add(window);
     if is_fresh {

@@ -26,6 +26,15 @@ pub enum EntryKind {
     FailureMarker,
     /// Nothing: the origin holds nobody who has this validator, so the answer without one decides.
     PlainMarker,
+    /// An answer that the origin, which fails, could not confirm.
+    Unconfirmed,
+}
+
+impl EntryKind {
+    /// Whether it is an answer, and no marker.
+    pub fn is_answer(self) -> bool {
+        matches!(self, Self::Answer | Self::Unconfirmed)
+    }
 }
 
 /// A stored answer without its body, or a marker. Durations are in seconds.
@@ -117,6 +126,7 @@ impl Entry {
             window => window.saturating_add(later),
         };
         Self {
+            kind: EntryKind::Unconfirmed,
             ttl,
             stale_while_revalidate: longer(self.stale_while_revalidate),
             stale_if_error: longer(self.stale_if_error),
@@ -165,6 +175,7 @@ impl Entry {
             1 => EntryKind::PassMarker,
             2 => EntryKind::FailureMarker,
             3 => EntryKind::PlainMarker,
+            4 => EntryKind::Unconfirmed,
             _ => return Err(EntryError::Malformed),
         };
         let status = bytes.try_get_u16().map_err(malformed)?;
@@ -249,6 +260,7 @@ mod tests {
         };
         let failing = entry.failing(entry.fetched.plus(20));
         assert_eq!((failing.ttl, failing.stale_if_error), (25, 135));
+        assert_eq!(failing.kind, EntryKind::Unconfirmed);
         assert_eq!(failing.stale_while_revalidate, 0);
         let failing = entry.failing(entry.fetched.plus(100));
         assert_eq!((failing.ttl, failing.stale_if_error), (60, 100));
@@ -262,6 +274,7 @@ mod tests {
             EntryKind::PassMarker,
             EntryKind::FailureMarker,
             EntryKind::PlainMarker,
+            EntryKind::Unconfirmed,
         ] {
             let entry = Entry { kind, ..entry() };
             assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));

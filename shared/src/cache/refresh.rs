@@ -6,13 +6,13 @@ use http::header::{
     IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
 };
 
-use super::entry::{Entry, EntryKind};
+use super::entry::Entry;
 use crate::fields::{self, GRIP_CHANNEL, GRIP_HOLD, GRIP_LAST, is_grip};
 
 /// The conditions by which the origin may say that a stored answer has not changed; RFC 9111 §4.3.1.
 /// None: it cannot be asked.
 pub fn conditions(entry: &Entry) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    if entry.kind != EntryKind::Answer || entry.status != StatusCode::OK {
+    if !entry.kind.is_answer() || entry.status != StatusCode::OK {
         return None;
     }
     let pairs = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
@@ -101,6 +101,7 @@ fn ids(headers: &HeaderMap, field: &HeaderName, parameter: &str) -> Vec<(String,
 mod tests {
     use super::*;
     use crate::UnixTime;
+    use crate::cache::EntryKind;
     use crate::cache::headers_of;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
