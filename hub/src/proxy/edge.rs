@@ -190,12 +190,11 @@ impl Proxy {
         route: &Route,
     ) -> Result<Origin, ProxyError> {
         let is_stale = headers.remove(GRIPLINE_STALE).is_some();
-        let age = if is_stale {
+        let mut age = Age::take(&mut headers, Instant::now().into_std());
+        if is_stale {
             self.counters.stale_answers.increment();
-            Age::Backup
-        } else {
-            Age::take(&mut headers, Instant::now().into_std())
-        };
+            age = Age::Backup;
+        }
         let follows = route.grip == Grip::On && instruct::is_instruct(&headers);
         if follows && response::is_encoded(&headers) {
             return Err(ProxyError::Encoded);
