@@ -1,0 +1,89 @@
+//! What was published on each channel, and how many clients have it.
+
+use std::time::Instant;
+
+use super::Source;
+use crate::item::Item;
+
+#[derive(Debug, Default)]
+pub(super) struct Channels(Vec<Channel>);
+
+#[derive(Debug, Default)]
+struct Channel {
+    subscribers: u32,
+    /// Which of a run's sources publishes on it.
+    source: usize,
+    /// The number of the last item that an earlier run published.
+    before: u32,
+    published: Vec<Published>,
+}
+
+#[derive(Debug)]
+struct Published {
+    at: Instant,
+    /// Clients that do not have it yet.
+    missing: u32,
+}
+
+impl Channels {
+    /// Takes over who hears what: a channel for each subscription.
+    pub(super) fn count(&mut self, subscriptions: impl Iterator<Item = u32>) {
+        for channel in &mut self.0 {
+            channel.subscribers = 0;
+        }
+        for channel in subscriptions {
+            self.at(channel).subscribers += 1;
+        }
+    }
+
+    /// Begins a run.
+    pub(super) fn prepare(&mut self, source: &Source, index: usize) {
+        for number in source.channels.clone() {
+            let channel = self.at(number);
+            channel.source = index;
+            channel.before += u32::try_from(channel.published.len()).unwrap_or(0);
+            channel.published.clear();
+        }
+    }
+
+    pub(super) fn source(&self, channel: u32) -> usize {
+        self.0[channel as usize].source
+    }
+
+    /// The number of the item that is published now.
+    pub(super) fn publish(&mut self, channel: u32, at: Instant) -> u32 {
+        let channel = self.at(channel);
+        channel.published.push(Published {
+            at,
+            missing: channel.subscribers,
+        });
+        channel.before + u32::try_from(channel.published.len()).unwrap_or(0)
+    }
+
+    /// An item has come to a client: its source, when it was published, and whether all have it now.
+    /// `None` if it belongs to an earlier run.
+    pub(super) fn arrive(&mut self, item: Item) -> Option<(usize, Instant, bool)> {
+        let channel = self.0.get_mut(item.channel as usize)?;
+        let index = item.number.checked_sub(channel.before + 1)?;
+        let published = channel.published.get_mut(index as usize)?;
+        let was_missing = published.missing > 0;
+        published.missing = published.missing.saturating_sub(1);
+        let is_complete = was_missing && published.missing == 0;
+        Some((channel.source, published.at, is_complete))
+    }
+
+    /// Arrivals that are still due.
+    pub(super) fn missing(&self, source: &Source) -> u64 {
+        let range = source.channels.start as usize..source.channels.end as usize;
+        let published = self.0[range].iter().flat_map(|channel| &channel.published);
+        published.map(|it| u64::from(it.missing)).sum()
+    }
+
+    fn at(&mut self, channel: u32) -> &mut Channel {
+        let index = channel as usize;
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, Channel::default);
+        }
+        &mut self.0[index]
+    }
+}

@@ -1,0 +1,259 @@
+//! Clients that are held and count what they receive.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use clap::ValueEnum;
+use memchr::memmem;
+use mio::net::TcpStream;
+use mio::{Interest, Poll, Token};
+use serde::Serialize;
+
+use super::{Arrival, Readiness};
+use crate::item::{Finder, Item};
+use crate::origin::READY;
+use crate::server::Dialect;
+use crate::socket::{self, Received};
+
+/// How clients are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    Stream,
+    WebSocket,
+    /// Long-polls, each followed by the next.
+    Poll,
+}
+
+#[derive(Debug)]
+pub(super) struct Clients {
+    address: SocketAddr,
+    dialect: Dialect,
+    kind: Kind,
+    clients: Vec<Client>,
+    opening: usize,
+    held: usize,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    state: State,
+    finder: Finder,
+    heard: Heard,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not connected.
+    New,
+    /// The request is sent, and this has come of the answer.
+    Opening(Vec<u8>),
+    Held,
+    /// It reads no more.
+    Stopped,
+    Closed,
+}
+
+/// The last item that a client has of each of its channels.
+#[derive(Debug)]
+enum Heard {
+    One(Item),
+    Many(Box<[Item]>),
+}
+
+impl Clients {
+    pub(super) fn new(address: SocketAddr, dialect: Dialect) -> Self {
+        Self {
+            address,
+            dialect,
+            kind: Kind::Stream,
+            clients: Vec::new(),
+            opening: 0,
+            held: 0,
+        }
+    }
+
+    /// How the last one is held.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// All that there ever were.
+    pub(super) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(super) fn opening(&self) -> usize {
+        self.opening
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(super) fn connect(&mut self, kind: Kind, channels: &[u32], poll: &Poll) -> io::Result<()> {
+        self.kind = kind;
+        let number = self.clients.len();
+        let from = u32::try_from(number).unwrap_or(0);
+        let mut stream = socket::connect(self.address, from)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut stream, Token(number), both)?;
+        self.clients.push(Client {
+            stream,
+            state: State::New,
+            finder: Finder::default(),
+            heard: Heard::new(channels),
+        });
+        self.opening += 1;
+        Ok(())
+    }
+
+    /// The channel of each subscription of a client that reads.
+    pub(super) fn subscriptions(&self) -> impl Iterator<Item = u32> {
+        let held = self.clients.iter();
+        let held = held.filter(|client| matches!(client.state, State::Held));
+        held.flat_map(|client| client.heard.all().iter().map(|item| item.channel))
+    }
+
+    pub(super) fn close(&mut self, numbers: Range<usize>) {
+        for client in &mut self.clients[numbers] {
+            if matches!(client.state, State::Held) {
+                self.held -= 1;
+            }
+            client.state = State::Closed;
+            let _ = client.stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    pub(super) fn stop(
+        &mut self,
+        numbers: impl Iterator<Item = usize>,
+        poll: &Poll,
+    ) -> io::Result<()> {
+        for number in numbers {
+            let client = &mut self.clients[number];
+            client.state = State::Stopped;
+            poll.registry().deregister(&mut client.stream)?;
+        }
+        Ok(())
+    }
+
+    /// Deals with what happened to a client, and calls `arrived` with every item.
+    pub(super) fn handle(
+        &mut self,
+        number: usize,
+        readiness: Readiness,
+        buffer: &mut [u8],
+        mut arrived: impl FnMut(Item, Arrival),
+    ) -> io::Result<()> {
+        let client = &mut self.clients[number];
+        if readiness.is_writable && matches!(client.state, State::New) {
+            if let Some(error) = client.stream.take_error()? {
+                return Err(error);
+            }
+            client.ask(self.dialect, self.address, self.kind)?;
+            client.state = State::Opening(Vec::new());
+            if self.kind == Kind::Poll {
+                // It hears nothing before the first item.
+                client.state = State::Held;
+                self.opening -= 1;
+                self.held += 1;
+            }
+        }
+        if !readiness.is_readable || matches!(client.state, State::New | State::Closed) {
+            return Ok(());
+        }
+        loop {
+            match socket::receive(&client.stream, buffer)? {
+                Received::Bytes(count) => {
+                    let mut bytes = &buffer[..count];
+                    if let State::Opening(begun) = &mut client.state {
+                        begun.extend_from_slice(bytes);
+                        let Some(end) = beginning(begun, self.kind)? else {
+                            return Ok(());
+                        };
+                        // What came with it is of this piece.
+                        bytes = &bytes[bytes.len() - (begun.len() - end)..];
+                        client.state = State::Held;
+                        self.opening -= 1;
+                        self.held += 1;
+                    }
+                    let heard = &mut client.heard;
+                    let mut has_answer = false;
+                    client.finder.find(bytes, |item| {
+                        has_answer = true;
+                        arrived(item, heard.take(item));
+                    });
+                    if has_answer && self.kind == Kind::Poll {
+                        client.ask(self.dialect, self.address, self.kind)?;
+                    }
+                    if count < buffer.len() {
+                        return Ok(());
+                    }
+                }
+                Received::Nothing => return Ok(()),
+                Received::End => return Err(io::Error::other("a client was disconnected")),
+            }
+        }
+    }
+}
+
+/// Where the beginning of a held connection ends, if it is there.
+fn beginning(bytes: &[u8], kind: Kind) -> io::Result<Option<usize>> {
+    let Some(head) = memmem::find(bytes, b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let (status, mark) = match kind {
+        Kind::Stream | Kind::Poll => (&b"HTTP/1.1 200"[..], READY.as_bytes()),
+        Kind::WebSocket => (&b"HTTP/1.1 101"[..], &b"\r\n\r\n"[..]),
+    };
+    if !bytes.starts_with(status) {
+        let head = String::from_utf8_lossy(&bytes[..head]).into_owned();
+        return Err(io::Error::other(head));
+    }
+    Ok(memmem::find(bytes, mark).map(|at| at + mark.len()))
+}
+
+impl Client {
+    /// Asks to be held.
+    fn ask(&self, dialect: Dialect, address: SocketAddr, kind: Kind) -> io::Result<()> {
+        let channels = self.heard.all().iter().map(|item| item.channel);
+        socket::send(&self.stream, &dialect.subscribe(address, kind, channels))
+    }
+}
+
+impl Heard {
+    fn new(channels: &[u32]) -> Self {
+        let before = |channel: &u32| Item {
+            channel: *channel,
+            number: 0,
+        };
+        match channels {
+            [channel] => Self::One(before(channel)),
+            _ => Self::Many(channels.iter().map(before).collect()),
+        }
+    }
+
+    fn all(&self) -> &[Item] {
+        match self {
+            Self::One(item) => std::slice::from_ref(item),
+            Self::Many(items) => items,
+        }
+    }
+
+    fn take(&mut self, item: Item) -> Arrival {
+        let last = match self {
+            Self::One(last) => Some(last),
+            Self::Many(all) => all.iter_mut().find(|last| last.channel == item.channel),
+        };
+        let Some(last) = last.filter(|last| last.number < item.number) else {
+            return Arrival::Repeated;
+        };
+        // Those that came before the client did were not for it.
+        let is_next = last.number == 0 || last.number + 1 == item.number;
+        *last = item;
+        if is_next { Arrival::Next } else { Arrival::Early }
+    }
+}

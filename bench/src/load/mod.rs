@@ -1,0 +1,330 @@
+//! The load: clients that count what they receive, and publishers, in one thread with one epoll
+//! instance, so that a message costs it a fraction of what it costs a server.
+//!
+//! [`Load::open`] sets clients up, [`Load::run`] publishes and waits until all have what is due.
+
+mod channels;
+mod clients;
+mod publishers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use mio::event::Event;
+use mio::{Events, Poll, Token};
+
+use crate::item::Item;
+use crate::server::Dialect;
+use channels::Channels;
+use clients::Clients;
+use publishers::Publishers;
+
+pub(crate) use clients::Kind;
+
+/// Nothing came for so long: what has not come yet is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes read at a time, so that a short read is the last.
+const READ: usize = 256 * 1024;
+/// Connections that publish, and the first of their tokens.
+const PUBLISHERS: usize = 16;
+const FIRST_PUBLISHER: usize = 1 << 32;
+
+/// What is published in a run, in turns on each of its channels.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) channels: Range<u32>,
+    pub(crate) pace: Pace,
+    pub(crate) items: u32,
+}
+
+/// When the next item is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// As soon as fewer than so many are on their way to any client.
+    InFlight(u32),
+    /// After so long, whatever has arrived; latency counts from when it was due.
+    Every(Duration),
+}
+
+/// What came of a [`Source`].
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    /// From the first publish to the last arrival.
+    pub(crate) elapsed: Duration,
+    pub(crate) published: u64,
+    /// Arrivals of items at clients.
+    pub(crate) delivered: u64,
+    /// Arrivals that were due and did not come.
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    /// Arrivals that came before one that should have come first.
+    pub(crate) disordered: u64,
+    /// From publish to arrival, nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Outcome {
+    fn new() -> io::Result<Self> {
+        let latency = Histogram::new_with_bounds(1_000, 60_000_000_000, 3);
+        Ok(Self {
+            elapsed: Duration::ZERO,
+            published: 0,
+            delivered: 0,
+            lost: 0,
+            repeated: 0,
+            disordered: 0,
+            latency: latency.map_err(io::Error::other)?,
+        })
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.delivered as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Microseconds within which this part of the arrivals came.
+    pub(crate) fn microseconds(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
+/// A [`Source`] while it runs.
+#[derive(Debug)]
+struct Running {
+    source: Source,
+    next_channel: u32,
+    left: u32,
+    outstanding: u32,
+    due: Instant,
+    outcome: Outcome,
+}
+
+/// Clients and publishers of one server.
+#[derive(Debug)]
+pub(crate) struct Load {
+    poll: Poll,
+    events: Events,
+    clients: Clients,
+    publishers: Publishers,
+    channels: Channels,
+    buffer: Box<[u8]>,
+}
+
+impl Load {
+    /// Publishers connect, clients do not yet.
+    pub(crate) fn new(clients: SocketAddr, publish: SocketAddr, dialect: Dialect) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let publishers = Publishers::connect(publish, dialect, PUBLISHERS, &poll)?;
+        Ok(Self {
+            clients: Clients::new(clients, dialect),
+            publishers,
+            channels: Channels::default(),
+            poll,
+            events: Events::with_capacity(4096),
+            buffer: vec![0; READ].into(),
+        })
+    }
+
+    /// Has clients held until there are `count`, each on the channels that `channels` says for its
+    /// number; `window` are set up at a time. Says how long that took.
+    pub(crate) fn open(
+        &mut self,
+        kind: Kind,
+        count: usize,
+        window: usize,
+        channels: impl Fn(usize) -> Vec<u32>,
+    ) -> io::Result<Duration> {
+        let begun = Instant::now();
+        let mut progress = begun;
+        while self.clients.held() < count {
+            while self.clients.len() < count && self.clients.opening() < window {
+                let number = self.clients.len();
+                self.clients.connect(kind, &channels(number), &self.poll)?;
+            }
+            let held = self.clients.held();
+            self.turn(&mut [], Some(Duration::from_millis(100)))?;
+            if self.clients.held() > held {
+                progress = Instant::now();
+            } else if progress.elapsed() > PATIENCE * 4 {
+                let text = format!("only {held} of {count} clients are held");
+                return Err(io::Error::other(text));
+            }
+        }
+        self.channels.count(self.clients.subscriptions());
+        Ok(begun.elapsed())
+    }
+
+    /// All clients of these numbers end their connections.
+    pub(crate) fn close(&mut self, numbers: Range<usize>) {
+        self.clients.close(numbers);
+        self.channels.count(self.clients.subscriptions());
+    }
+
+    /// The clients of these numbers read no more; nothing is due to them.
+    pub(crate) fn stop(&mut self, numbers: impl Iterator<Item = usize>) -> io::Result<()> {
+        self.clients.stop(numbers, &self.poll)?;
+        self.channels.count(self.clients.subscriptions());
+        Ok(())
+    }
+
+    /// Publishes until the first of the sources is through, and waits for what is on its way.
+    pub(crate) fn run(&mut self, sources: &[Source]) -> io::Result<Vec<Outcome>> {
+        let begun = Instant::now();
+        let mut running = Vec::with_capacity(sources.len());
+        for (index, source) in sources.iter().enumerate() {
+            self.channels.prepare(source, index);
+            running.push(Running {
+                source: source.clone(),
+                next_channel: source.channels.start,
+                left: source.items,
+                outstanding: 0,
+                due: begun,
+                outcome: Outcome::new()?,
+            });
+        }
+        let mut progress = begun;
+        loop {
+            let is_over = running.iter().any(|it| it.left == 0);
+            let wait = if is_over { None } else { self.publish(&mut running)? };
+            if is_over && running.iter().all(|it| it.outstanding == 0) {
+                break;
+            }
+            let before = delivered(&running);
+            self.turn(&mut running, Some(wait.unwrap_or(PATIENCE / 10)))?;
+            let now = Instant::now();
+            if delivered(&running) > before {
+                progress = now;
+            } else if now - progress > PATIENCE {
+                break;
+            }
+        }
+        let outcomes = running.into_iter().map(|mut it| {
+            it.outcome.elapsed = progress - begun;
+            it.outcome.lost = self.channels.missing(&it.source);
+            it.outcome
+        });
+        Ok(outcomes.collect())
+    }
+
+    /// Publishes what is due, and says when something more is.
+    fn publish(&mut self, running: &mut [Running]) -> io::Result<Option<Duration>> {
+        let mut wait = None::<Duration>;
+        for (index, source) in running.iter_mut().enumerate() {
+            loop {
+                let now = Instant::now();
+                let at = match source.source.pace {
+                    Pace::InFlight(most) if source.outstanding < most => now,
+                    Pace::InFlight(_) => break,
+                    Pace::Every(_) if source.due <= now => source.due,
+                    Pace::Every(_) => {
+                        let until = source.due - now;
+                        wait = Some(wait.map_or(until, |wait| wait.min(until)));
+                        break;
+                    }
+                };
+                if source.left == 0 || !self.publishers.has_idle() {
+                    break;
+                }
+                if let Pace::Every(interval) = source.source.pace {
+                    source.due += interval;
+                }
+                let channel = source.next_channel;
+                source.next_channel += 1;
+                if source.next_channel == source.source.channels.end {
+                    source.next_channel = source.source.channels.start;
+                }
+                let number = self.channels.publish(channel, at);
+                debug_assert_eq!(self.channels.source(channel), index);
+                let kind = self.clients.kind();
+                self.publishers.publish(Item { channel, number }, kind)?;
+                source.left -= 1;
+                source.outstanding += 1;
+                source.outcome.published += 1;
+            }
+        }
+        Ok(wait)
+    }
+
+    /// Waits for something to happen, and deals with it.
+    fn turn(&mut self, running: &mut [Running], wait: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, wait) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
+        }
+        for event in &self.events {
+            let Token(token) = event.token();
+            if let Some(publisher) = token.checked_sub(FIRST_PUBLISHER) {
+                self.publishers.read(publisher, &mut self.buffer)?;
+                continue;
+            }
+            let channels = &mut self.channels;
+            let mut now = None;
+            self.clients
+                .handle(token, readiness(event), &mut self.buffer, |item, arrival| {
+                    let now = *now.get_or_insert_with(Instant::now);
+                    arrive(channels, running, item, arrival, now);
+                })?;
+        }
+        Ok(())
+    }
+}
+
+/// What an epoll event says.
+#[derive(Debug, Clone, Copy)]
+struct Readiness {
+    is_readable: bool,
+    is_writable: bool,
+}
+
+fn readiness(event: &Event) -> Readiness {
+    Readiness {
+        is_readable: event.is_readable() || event.is_read_closed() || event.is_error(),
+        is_writable: event.is_writable(),
+    }
+}
+
+/// How an item stands to those that its client had before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    Next,
+    /// Some before it have not come.
+    Early,
+    Repeated,
+}
+
+fn arrive(
+    channels: &mut Channels,
+    running: &mut [Running],
+    item: Item,
+    arrival: Arrival,
+    now: Instant,
+) {
+    // What an earlier run published may come late.
+    let Some((source, published, is_complete)) = channels.arrive(item) else {
+        return;
+    };
+    let Some(running) = running.get_mut(source) else {
+        return;
+    };
+    let outcome = &mut running.outcome;
+    match arrival {
+        Arrival::Repeated => {
+            outcome.repeated += 1;
+            return;
+        }
+        Arrival::Early => outcome.disordered += 1,
+        Arrival::Next => {}
+    }
+    outcome.delivered += 1;
+    let nanoseconds = u64::try_from((now - published).as_nanos()).unwrap_or(u64::MAX);
+    outcome.latency.saturating_record(nanoseconds);
+    if is_complete {
+        running.outstanding -= 1;
+    }
+}
+
+fn delivered(running: &[Running]) -> u64 {
+    running.iter().map(|it| it.outcome.delivered).sum()
+}

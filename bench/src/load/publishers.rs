@@ -1,0 +1,89 @@
+//! Connections that publish, each with one request at a time.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::net::TcpStream;
+use mio::{Interest, Poll, Token};
+
+use super::FIRST_PUBLISHER;
+use super::clients::Kind;
+use crate::item::Item;
+use crate::server::Dialect;
+use crate::socket::{self, Received};
+
+#[derive(Debug)]
+pub(super) struct Publishers {
+    dialect: Dialect,
+    address: SocketAddr,
+    connections: Vec<Publisher>,
+    idle: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Publisher {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+impl Publishers {
+    pub(super) fn connect(
+        address: SocketAddr,
+        dialect: Dialect,
+        count: usize,
+        poll: &Poll,
+    ) -> io::Result<Self> {
+        let connections = (0..count).map(|number| {
+            let stream = std::net::TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let mut stream = TcpStream::from_std(stream);
+            let token = Token(FIRST_PUBLISHER + number);
+            poll.registry()
+                .register(&mut stream, token, Interest::READABLE)?;
+            Ok(Publisher {
+                stream,
+                input: Vec::new(),
+            })
+        });
+        Ok(Self {
+            dialect,
+            address,
+            connections: connections.collect::<io::Result<_>>()?,
+            idle: (0..count).collect(),
+        })
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Publishes over a connection that is idle.
+    pub(super) fn publish(&mut self, item: Item, kind: Kind) -> io::Result<()> {
+        let idle = self.idle.pop();
+        let number = idle.ok_or_else(|| io::Error::other("no idle publisher"))?;
+        let request = self.dialect.publish(self.address, item, kind);
+        socket::send(&self.connections[number].stream, &request)
+    }
+
+    /// Reads answers; anything but success ends the run.
+    pub(super) fn read(&mut self, number: usize, buffer: &mut [u8]) -> io::Result<()> {
+        let publisher = &mut self.connections[number];
+        loop {
+            match socket::receive(&publisher.stream, buffer)? {
+                Received::Bytes(count) => publisher.input.extend_from_slice(&buffer[..count]),
+                Received::Nothing => return Ok(()),
+                Received::End => return Err(io::Error::other("a publisher was disconnected")),
+            }
+            if let Some((head, body)) = socket::message(&publisher.input) {
+                if !head.starts_with(b"HTTP/1.1 2") {
+                    let text = String::from_utf8_lossy(head).into_owned();
+                    return Err(io::Error::other(text));
+                }
+                let size = head.len() + body.len();
+                publisher.input.drain(..size);
+                self.idle.push(number);
+            }
+        }
+    }
+}

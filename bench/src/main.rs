@@ -1,0 +1,125 @@
+//! Measures the hub beside a raw epoll server and beside other hubs, in one run.
+//!
+//! Start with [`scenario`]: what is measured. [`load`] is how.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(clippy::cast_precision_loss, reason = "figures have three digits")]
+
+mod item;
+mod load;
+mod machine;
+mod origin;
+mod process;
+mod report;
+mod scenario;
+mod serve;
+mod server;
+mod socket;
+mod wall;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use origin::Origin;
+use report::Report;
+use scenario::{Bench, Candidate};
+use wall::Writes;
+
+/// Measures how fast and how small the hub is.
+#[derive(Debug, Parser)]
+#[command(name = "gripline-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// What to measure [default: everything].
+    #[arg(value_enum)]
+    scenarios: Vec<Scenario>,
+    /// How often each is measured; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Only the hub, nothing beside it.
+    #[arg(long)]
+    alone: bool,
+    /// Where the results go as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The processor of the server that is measured.
+    #[arg(long, default_value_t = 0)]
+    core: usize,
+    /// The processor of clients, publishers and origin.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the raw epoll server, which the others are held against.
+    Wall {
+        /// Where it listens.
+        at: SocketAddr,
+        /// When it writes.
+        #[arg(value_enum)]
+        writes: Writes,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// One channel, many subscribers.
+    Fanout,
+    /// Many channels of few subscribers.
+    Channels,
+    /// The cost of a delivery as channels become more.
+    Flat,
+    /// Memory of clients that hear nothing.
+    Idle,
+    /// Clients taken in a second.
+    SetUp,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Command::Wall { at, writes }) = arguments.command {
+        match wall::run(at, writes)? {}
+    }
+    server::build()?;
+    process::pin(&[arguments.load_core])?;
+    let bench = Bench {
+        origin: Origin::start(&[arguments.load_core])?,
+        core: arguments.core,
+        rounds: arguments.rounds,
+    };
+    let candidates = if arguments.alone {
+        vec![bench.hub()]
+    } else {
+        bench.all()
+    };
+    let mut report = Report::new();
+    for scenario in Scenario::value_variants() {
+        let chosen = &arguments.scenarios;
+        if chosen.is_empty() || chosen.contains(scenario) {
+            report.add(&run(*scenario, &bench, &candidates)?);
+        }
+    }
+    println!("{}", report.table());
+    if let Some(file) = arguments.json {
+        report.save(&file)?;
+    }
+    Ok(())
+}
+
+fn run(
+    scenario: Scenario,
+    bench: &Bench,
+    candidates: &[Candidate],
+) -> std::io::Result<Vec<report::Row>> {
+    match scenario {
+        Scenario::Fanout => scenario::fanout::run(bench, candidates),
+        Scenario::Channels => scenario::channels::run(bench, candidates),
+        Scenario::Flat => scenario::channels::run_flat(bench),
+        Scenario::Idle => scenario::idle::run(bench, candidates),
+        Scenario::SetUp => scenario::set_up::run(bench, candidates),
+    }
+}

@@ -1,0 +1,73 @@
+//! A server's process: where it runs and what it takes.
+
+use std::io;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// A process that was started here; ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts a program on these processors.
+    pub(crate) fn start(command: &mut Command, cores: &[usize]) -> io::Result<Self> {
+        // A process begins with the processors of the thread that starts it.
+        let own = sched_getaffinity(None)?;
+        pin(cores)?;
+        let child = command.spawn();
+        sched_setaffinity(None, &own)?;
+        child.map(Self)
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Has this thread, and what it starts, run on these processors only; on all that there are if
+/// there are none of these.
+pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for core in cores {
+        set.set(*core);
+    }
+    if cores.is_empty() {
+        return Ok(());
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Processor time of all threads of a process that still run, the kernel's for it included.
+pub(crate) fn cpu_time(process: u32) -> Duration {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
+        return Duration::ZERO;
+    };
+    let nanoseconds = threads.flatten().filter_map(|thread| {
+        let statistics = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        statistics.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
+/// Bytes of user memory, shared pages by the share (PSS).
+pub(crate) fn memory(process: u32) -> u64 {
+    let map = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
+    let kilobytes = map.unwrap_or_default().lines().find_map(|line| {
+        let rest = line.strip_prefix("Pss:")?;
+        rest.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    kilobytes.unwrap_or(0) * 1024
+}

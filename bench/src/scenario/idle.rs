@@ -1,0 +1,62 @@
+//! What a client costs that hears nothing, and what is left of a burst.
+
+use std::io;
+
+use super::{Bench, Candidate, closed};
+use crate::load::Kind;
+use crate::report::Row;
+
+/// Clients at which memory is looked at.
+const STEPS: [usize; 4] = [1_000, 5_000, 10_000, 19_000];
+const WINDOW: usize = 256;
+
+pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for kind in [Kind::Stream, Kind::WebSocket, Kind::Poll] {
+        for candidate in candidates {
+            if kind == Kind::Poll && matches!(candidate, Candidate::Wall(_)) {
+                continue;
+            }
+            rows.push(one(bench, candidate, kind)?);
+        }
+    }
+    Ok(rows)
+}
+
+fn one(bench: &Bench, candidate: &Candidate, kind: Kind) -> io::Result<Row> {
+    let (server, mut load) = bench.start(candidate)?;
+    let mut points = Vec::new();
+    for count in STEPS {
+        load.open(kind, count, WINDOW, |_| vec![0])?;
+        if kind == Kind::Poll {
+            server.until("gripline_held_responses", count as u64)?;
+        }
+        points.push((count as f64, server.memory() as f64));
+    }
+    let row = Row::new("idle memory", &format!("{kind:?}"), candidate.name())
+        .with("bytes/connection", slope(&points));
+    if kind == Kind::Poll {
+        return Ok(row);
+    }
+    // The first item makes room that all others use again.
+    load.run(&[closed(1, 1)])?;
+    let before = server.memory() as f64;
+    let outcomes = load.run(&[closed(64, 640)])?;
+    let after = server.memory() as f64;
+    let lost: u64 = outcomes.iter().map(|outcome| outcome.lost).sum();
+    Ok(row
+        .with("MB before a burst", before / 1e6)
+        .with("MB after it", after / 1e6)
+        .with("after/before", after / before)
+        .with("lost", lost as f64))
+}
+
+/// Of the line nearest to all points (least squares).
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (middle, level) = (mean(|point| point.0), mean(|point| point.1));
+    let rise: f64 = points.iter().map(|(x, y)| (x - middle) * (y - level)).sum();
+    let run: f64 = points.iter().map(|(x, _)| (x - middle).powi(2)).sum();
+    rise / run
+}

@@ -1,0 +1,100 @@
+//! What is measured.
+
+pub(crate) mod channels;
+pub(crate) mod fanout;
+pub(crate) mod idle;
+pub(crate) mod set_up;
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::load::{Load, Outcome, Pace, Source};
+use crate::origin::Origin;
+use crate::report::Row;
+use crate::server::{Hub, Server};
+use crate::wall::Writes;
+
+/// Where servers run, and the load.
+#[derive(Debug, Clone)]
+pub(crate) struct Bench {
+    pub(crate) origin: Origin,
+    /// The processor for the server; the load and the origin have another one.
+    pub(crate) core: usize,
+    pub(crate) rounds: usize,
+}
+
+/// Whom to start.
+#[derive(Debug, Clone)]
+pub(crate) enum Candidate {
+    Wall(Writes),
+    Hub(Hub),
+}
+
+impl Candidate {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Wall(Writes::Each) => "raw epoll, one write each",
+            Self::Wall(Writes::Merged) => "raw epoll, merging",
+            Self::Hub(_) => "Gripline",
+        }
+    }
+
+    pub(crate) fn start(&self, core: usize, origin: SocketAddr) -> io::Result<Server> {
+        match self {
+            Self::Wall(writes) => Server::wall(*writes, core),
+            Self::Hub(hub) => hub.start(origin),
+        }
+    }
+}
+
+impl Bench {
+    pub(crate) fn all(&self) -> Vec<Candidate> {
+        vec![
+            Candidate::Wall(Writes::Each),
+            Candidate::Wall(Writes::Merged),
+            self.hub(),
+        ]
+    }
+
+    pub(crate) fn hub(&self) -> Candidate {
+        Candidate::Hub(Hub::on(self.core))
+    }
+
+    /// Starts a server, and a load for it.
+    pub(crate) fn start(&self, candidate: &Candidate) -> io::Result<(Server, Load)> {
+        let server = candidate.start(self.core, self.origin.address)?;
+        let load = Load::new(server.clients, server.publish, server.dialect)?;
+        Ok((server, load))
+    }
+}
+
+/// Publishes `items` on one channel, with so many on their way.
+pub(crate) fn closed(in_flight: u32, items: u32) -> Source {
+    Source {
+        channels: 0..1,
+        pace: Pace::InFlight(in_flight),
+        items,
+    }
+}
+
+/// Runs one source and says what it took of the server: the outcome, and processor time in
+/// microseconds for each delivery.
+pub(crate) fn measure(
+    server: &Server,
+    load: &mut Load,
+    source: Source,
+) -> io::Result<(Outcome, f64)> {
+    let before = server.cpu_time();
+    let mut outcomes = load.run(&[source])?;
+    let used = server.cpu_time() - before;
+    let outcome = outcomes.remove(0);
+    let each = used.as_secs_f64() * 1e6 / outcome.delivered.max(1) as f64;
+    Ok((outcome, each))
+}
+
+/// Whether all is right with what arrived.
+pub(crate) fn with_errors(row: Row, outcome: &Outcome) -> Row {
+    row.with("lost", outcome.lost as f64)
+        .with("repeated", outcome.repeated as f64)
+        .with("out of order", outcome.disordered as f64)
+}

@@ -1,0 +1,107 @@
+//! The servers that are measured, each in processes of its own.
+
+mod hub;
+mod wall;
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::item::Item;
+use crate::load::Kind;
+use crate::process::{self, Process};
+
+pub(crate) use hub::{Hub, build};
+
+/// A server that runs; ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) clients: SocketAddr,
+    pub(crate) publish: SocketAddr,
+    pub(crate) dialect: Dialect,
+    processes: Vec<Process>,
+    /// Where its configuration is.
+    _directory: Option<TempDir>,
+}
+
+impl Server {
+    /// Processor time that it has used, the kernel's for it included.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let each = self.processes.iter().map(Process::id);
+        each.map(process::cpu_time).sum()
+    }
+
+    /// Bytes of user memory (PSS).
+    pub(crate) fn memory(&self) -> u64 {
+        let each = self.processes.iter().map(Process::id);
+        each.map(process::memory).sum()
+    }
+
+    /// The sum of the hub's metrics whose name begins so.
+    pub(crate) fn metric(&self, prefix: &str) -> io::Result<u64> {
+        let mut stream = TcpStream::connect(self.publish)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n")?;
+        let mut metrics = String::new();
+        stream.read_to_string(&mut metrics)?;
+        let found = metrics.lines().filter(|line| line.starts_with(prefix));
+        Ok(found
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum())
+    }
+
+    /// Waits until the hub's metric is this.
+    pub(crate) fn until(&self, prefix: &str, value: u64) -> io::Result<()> {
+        while self.metric(prefix)? != value {}
+        Ok(())
+    }
+}
+
+/// What publishers and clients say to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// `POST /publish/` with JSON items; paths of the [`crate::origin`].
+    Grip,
+}
+
+impl Dialect {
+    /// A request that publishes an item.
+    pub(crate) fn publish(self, to: SocketAddr, item: Item, kind: Kind) -> Vec<u8> {
+        let (channel, text) = (channel(item.channel), item.text());
+        let format = match kind {
+            Kind::Stream => format!(r#""http-stream":{{"content":"{text}\n"}}"#),
+            Kind::WebSocket => format!(r#""ws-message":{{"content":"{text}\n"}}"#),
+            Kind::Poll => format!(r#""http-response":{{"body":"{text}\n"}}"#),
+        };
+        let body = format!(r#"{{"items":[{{"channel":"{channel}","formats":{{{format}}}}}]}}"#);
+        format!(
+            "POST /publish/ HTTP/1.1\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+
+    /// A request to be held on these channels.
+    pub(crate) fn subscribe(
+        self,
+        to: SocketAddr,
+        kind: Kind,
+        channels: impl Iterator<Item = u32>,
+    ) -> Vec<u8> {
+        let channels = channels.map(channel).collect::<Vec<_>>().join(",");
+        let (path, upgrade) = match kind {
+            Kind::Stream => ("stream", ""),
+            Kind::Poll => ("poll", ""),
+            Kind::WebSocket => (
+                "socket",
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            ),
+        };
+        format!("GET /{path}/{channels} HTTP/1.1\r\nHost: {to}\r\n{upgrade}\r\n").into_bytes()
+    }
+}
+
+fn channel(number: u32) -> String {
+    format!("c{number:x}")
+}
