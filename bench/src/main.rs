@@ -84,6 +84,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(Command::Wall { at, writes }) = arguments.command {
         match wall::run(at, writes)? {}
     }
+    let mut report = Report::new();
     server::build()?;
     process::pin(&[arguments.load_core])?;
     let bench = Bench {
@@ -96,7 +97,6 @@ fn main() -> anyhow::Result<()> {
     } else {
         bench.all()
     };
-    let mut report = Report::new();
     for scenario in Scenario::value_variants() {
         let chosen = &arguments.scenarios;
         if chosen.is_empty() || chosen.contains(scenario) {

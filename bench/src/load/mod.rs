@@ -156,6 +156,11 @@ impl Load {
         Ok(begun.elapsed())
     }
 
+    /// Clients that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.clients.held()
+    }
+
     /// All clients of these numbers end their connections.
     pub(crate) fn close(&mut self, numbers: Range<usize>) {
         self.clients.close(numbers);

@@ -2,13 +2,12 @@
 
 use std::io;
 
-use super::{Bench, Candidate, closed};
+use super::{Bench, Candidate, closed, hold};
 use crate::load::Kind;
 use crate::report::Row;
 
 /// Clients at which memory is looked at.
 const STEPS: [usize; 4] = [1_000, 5_000, 10_000, 19_000];
-const WINDOW: usize = 256;
 
 pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row>> {
     let mut rows = Vec::new();
@@ -27,10 +26,7 @@ fn one(bench: &Bench, candidate: &Candidate, kind: Kind) -> io::Result<Row> {
     let (server, mut load) = bench.start(candidate)?;
     let mut points = Vec::new();
     for count in STEPS {
-        load.open(kind, count, WINDOW, |_| vec![0])?;
-        if kind == Kind::Poll {
-            server.until("gripline_held_responses", count as u64)?;
-        }
+        hold(&server, &mut load, kind, count)?;
         points.push((count as f64, server.memory() as f64));
     }
     let row = Row::new("idle memory", &format!("{kind:?}"), candidate.name())
@@ -41,7 +37,7 @@ fn one(bench: &Bench, candidate: &Candidate, kind: Kind) -> io::Result<Row> {
     // The first item makes room that all others use again.
     load.run(&[closed(1, 1)])?;
     let before = server.memory() as f64;
-    let outcomes = load.run(&[closed(64, 640)])?;
+    let outcomes = load.run(&[closed(64, 64)])?;
     let after = server.memory() as f64;
     let lost: u64 = outcomes.iter().map(|outcome| outcome.lost).sum();
     Ok(row

@@ -8,7 +8,7 @@ pub(crate) mod set_up;
 use std::io;
 use std::net::SocketAddr;
 
-use crate::load::{Load, Outcome, Pace, Source};
+use crate::load::{Kind, Load, Outcome, Pace, Source};
 use crate::origin::Origin;
 use crate::report::Row;
 use crate::server::{Hub, Server};
@@ -66,6 +66,23 @@ impl Bench {
         let load = Load::new(server.clients, server.publish, server.dialect)?;
         Ok((server, load))
     }
+}
+
+/// Has so many clients held on one channel.
+pub(crate) fn hold(server: &Server, load: &mut Load, kind: Kind, count: usize) -> io::Result<()> {
+    /// Clients that are set up at a time.
+    const WINDOW: usize = 256;
+    if kind != Kind::Poll {
+        load.open(kind, count, WINDOW, |_| vec![0])?;
+        return Ok(());
+    }
+    // Clients that wait for an answer do not know whether they are held; the hub does.
+    while load.held() < count {
+        let next = count.min(load.held() + WINDOW);
+        load.open(kind, next, WINDOW, |_| vec![0])?;
+        server.until("gripline_held_responses", next as u64)?;
+    }
+    Ok(())
 }
 
 /// Publishes `items` on one channel, with so many on their way.
