@@ -36,6 +36,7 @@ mod listen;
 mod mailbox;
 mod open_files;
 mod outflow;
+mod pages;
 mod pipe;
 mod proxy;
 mod purge;

@@ -70,8 +70,9 @@ impl Bench {
 
 /// Has so many clients held on one channel.
 pub(crate) fn hold(server: &Server, load: &mut Load, kind: Kind, count: usize) -> io::Result<()> {
-    /// Clients that are set up at a time.
-    const WINDOW: usize = 256;
+    /// Clients that are set up at a time: few, for what requests need is not what clients that are
+    /// held do.
+    const WINDOW: usize = 32;
     if kind != Kind::Poll {
         load.open(kind, count, WINDOW, |_| vec![0])?;
         return Ok(());

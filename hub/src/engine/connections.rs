@@ -1,5 +1,7 @@
 //! Held connections as plain data.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,6 @@ use grip::hold::{Answer, PackedAnswer};
 use grip::instruct::{KeepAlive, KeepAliveMode};
 use grip::publish::StreamContent;
 use http::{Method, Version};
-use slab::Slab;
 use smallvec::SmallVec;
 
 use super::outbox::Outbox;
@@ -20,6 +21,7 @@ use crate::config::SlowClients;
 use crate::dressing::Dressing;
 use crate::frames::Deflate;
 use crate::mailbox::ConnectionKey;
+use crate::pages::Pages;
 
 /// How the parts of a stream are told apart on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,7 +277,11 @@ pub(crate) struct Connection {
 /// All held connections of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    slab: Slab<Connection>,
+    pages: Pages<Connection>,
+    /// Indexes below `next` that are not taken. The lowest is taken first, so that the pages at the
+    /// end become free when there are fewer connections.
+    free: BinaryHeap<Reverse<u32>>,
+    next: u32,
     generation: u32,
 }
 
@@ -288,7 +294,7 @@ impl Connections {
         session: Option<Box<Session>>,
     ) -> ConnectionKey {
         self.generation = self.generation.wrapping_add(1);
-        let index = self.slab.insert(Connection {
+        let connection = Connection {
             outbox: Outbox::default(),
             phase: Phase::Opening(Box::new(opening)),
             is_dirty: false,
@@ -300,50 +306,74 @@ impl Connections {
             keep_alive: None,
             subscriptions: SmallVec::new(),
             session,
-        });
+        };
+        let index = self.vacant();
+        self.pages.put(index, connection);
         ConnectionKey {
-            index: u32::try_from(index).expect("a shard holds less than 2^32 connections"),
+            index,
             generation: self.generation,
         }
     }
 
+    fn vacant(&mut self) -> u32 {
+        if let Some(Reverse(index)) = self.free.pop() {
+            return index;
+        }
+        let index = self.next;
+        self.next = index
+            .checked_add(1)
+            .expect("a shard holds less than 2^32 connections");
+        index
+    }
+
     pub(crate) fn get(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
-        self.slab
-            .get_mut(key.index as usize)
+        self.pages
+            .get_mut(key.index)
             .filter(|connection| connection.generation == key.generation)
     }
 
     /// The connection at an index that is known to be live.
     pub(crate) fn live(&mut self, index: u32) -> (ConnectionKey, &mut Connection) {
-        let connection = &mut self.slab[index as usize];
+        let connection = self.pages.get_mut(index).expect("it is live");
         let generation = connection.generation;
         (ConnectionKey { index, generation }, connection)
     }
 
     /// The phase of the connection at an index that is known to be live.
     pub(crate) fn phase(&self, index: u32) -> &Phase {
-        &self.slab[index as usize].phase
+        &self.pages.get(index).expect("it is live").phase
     }
 
     pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
         self.get(key)?;
-        Some(self.slab.remove(key.index as usize))
+        let connection = self.pages.take(key.index)?;
+        if self.pages.len() == 0 {
+            self.free = BinaryHeap::new();
+            self.next = 0;
+        } else {
+            self.free.push(Reverse(key.index));
+        }
+        Some(connection)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slab.len()
+        self.pages.len()
     }
 
     /// The connections of which something is so.
     pub(crate) fn keys_where(&self, is_so: impl Fn(&Connection) -> bool) -> Vec<ConnectionKey> {
-        let is_chosen = |key: &ConnectionKey| is_so(&self.slab[key.index as usize]);
-        self.keys().filter(is_chosen).collect()
+        let chosen = self.pages.iter().filter(|(_, connection)| is_so(connection));
+        chosen.map(key).collect()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = ConnectionKey> {
-        self.slab.iter().map(|(index, connection)| ConnectionKey {
-            index: u32::try_from(index).expect("inserted with an index of 32 bits"),
-            generation: connection.generation,
-        })
+        self.pages.iter().map(key)
+    }
+}
+
+fn key((index, connection): (u32, &Connection)) -> ConnectionKey {
+    ConnectionKey {
+        index,
+        generation: connection.generation,
     }
 }

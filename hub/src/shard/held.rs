@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::engine::Outbox;
 use crate::mailbox::ConnectionKey;
+use crate::pages::Pages;
 
 /// Pieces that one system call writes.
 const SLICES: usize = 64;
@@ -71,8 +72,7 @@ struct Socket {
 pub(crate) struct HeldSet {
     poll: AsyncFd<Poll>,
     events: Events,
-    sockets: Vec<Option<Socket>>,
-    len: usize,
+    sockets: Pages<Socket>,
 }
 
 impl HeldSet {
@@ -84,13 +84,12 @@ impl HeldSet {
         Ok(Self {
             poll: AsyncFd::new(Poll::new()?)?,
             events: Events::with_capacity(EVENTS),
-            sockets: Vec::new(),
-            len: 0,
+            sockets: Pages::default(),
         })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.sockets.len()
     }
 
     /// Takes a socket over from tokio.
@@ -105,18 +104,14 @@ impl HeldSet {
             .get_ref()
             .registry()
             .register(&mut stream, token(key), Interest::READABLE)?;
-        let index = key.index as usize;
-        if self.sockets.len() <= index {
-            self.sockets.resize_with(index + 1, || None);
-        }
-        self.sockets[index] = Some(Socket {
+        let socket = Socket {
             stream,
             generation: key.generation,
             is_blocked: false,
             reading: Reading::Keep,
             input: (!input.is_empty()).then(|| Box::new(input.to_vec())),
-        });
-        self.len += 1;
+        };
+        self.sockets.put(key.index, socket);
         Ok(())
     }
 
@@ -204,14 +199,12 @@ impl HeldSet {
 
     fn forget(&mut self, key: ConnectionKey) -> Option<Socket> {
         self.get(key)?;
-        self.len -= 1;
-        self.sockets[key.index as usize].take()
+        self.sockets.take(key.index)
     }
 
     fn get(&mut self, key: ConnectionKey) -> Option<&mut Socket> {
         self.sockets
-            .get_mut(key.index as usize)?
-            .as_mut()
+            .get_mut(key.index)
             .filter(|socket| socket.generation == key.generation)
     }
 
@@ -246,7 +239,7 @@ impl HeldSet {
 
     fn watch(&mut self, key: ConnectionKey, interest: Interest) -> io::Result<()> {
         // The fields are borrowed one by one: the socket is changed while the registry is read.
-        let socket = self.sockets[key.index as usize].as_mut();
+        let socket = self.sockets.get_mut(key.index);
         let Some(socket) = socket.filter(|socket| socket.generation == key.generation) else {
             return Ok(());
         };

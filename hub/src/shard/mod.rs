@@ -214,6 +214,8 @@ impl Shard {
             let event = self.next_event().await;
             self.handle(event);
             self.settle().await;
+            // Each keeps its memory until then; in a storm one a turn would be too few.
+            while self.tasks.try_join_next().is_some() {}
         }
         tracing::debug!(
             shard = self.id.0,
