@@ -9,6 +9,7 @@ pub(crate) mod connections;
 mod count;
 mod deadlines;
 mod deliver;
+mod fanout;
 mod follow;
 mod outbox;
 pub(crate) mod session;
@@ -28,7 +29,7 @@ use bytes::Bytes;
 use grip::channel::ItemId;
 use grip::hold::Answer;
 use grip::http1::{LAST_CHUNK, Persistence};
-use grip::publish::{HttpResponse, HttpStream, StreamContent, WsMessage};
+use grip::publish::StreamContent;
 use grip::websocket::close::Close;
 use grip::websocket::over_http;
 use grip::{ChannelName, Limits};
@@ -347,51 +348,6 @@ impl Engine {
         self.deadlines.remind(key, deadline);
     }
 
-    /// Delivers an item to everybody here who is subscribed to its channel.
-    pub(crate) fn handle_item(&mut self, sequenced: &Arc<Sequenced>, now: Instant) {
-        self.now = now;
-        let item = &sequenced.item;
-        // Connections leave the channel's list only after the walk over it.
-        let mut acting = Vec::new();
-        let mut slow = Vec::new();
-        let mut with_session = Vec::new();
-        for subscriber in self.subscriptions.of(&item.channel) {
-            if sequenced.sequence <= subscriber.cursor {
-                continue;
-            }
-            let (key, connection) = self.connections.live(subscriber.connection);
-            if connection.session.is_some() {
-                with_session.push(key);
-                continue;
-            }
-            match reaction(connection, sequenced) {
-                Reaction::Nothing => {}
-                Reaction::Act => acting.push(key),
-                Reaction::Append(bytes) => {
-                    let limit = self.slow_consumer.max_pending_bytes;
-                    if connection.make_room(bytes.len(), limit, &self.counters) == Room::None {
-                        slow.push(key);
-                        continue;
-                    }
-                    self.counters.deliveries.increment();
-                    connection.outbox.push_item(bytes);
-                    connection.restart_keep_alive(now);
-                    mark_dirty(&mut self.dirty, key, connection);
-                }
-            }
-        }
-        for key in acting {
-            self.act_by_item(key, sequenced);
-        }
-        for key in slow {
-            self.drop_slow(key);
-        }
-        for key in with_session {
-            self.receive(key, sequenced, now);
-        }
-        self.check_invariants();
-    }
-
     fn drop_slow(&mut self, key: ConnectionKey) {
         self.counters.slow_consumers.increment();
         if self.talk(key).is_some() {
@@ -406,28 +362,6 @@ impl Engine {
     fn abort(&mut self, key: ConnectionKey) {
         self.forget(key);
         self.outputs.push_back(Output::Drop(key));
-    }
-
-    /// Does what an item says where that is more than to append it.
-    fn act_by_item(&mut self, key: ConnectionKey, sequenced: &Sequenced) {
-        let item = &sequenced.item;
-        let (_, connection) = self.connections.live(key.index);
-        match (&connection.phase, &item.http_response, &item.ws_message) {
-            (Phase::Response(waiting), Some(HttpResponse::Send(message)), _) => {
-                let answer = waiting.answer.unpack().published(message);
-                self.counters.deliveries.increment();
-                self.answer(key, answer);
-            }
-            (Phase::Response(_), Some(HttpResponse::Hint), _) => self.retry(key, Comparison::New),
-            (Phase::WebSocket(..), _, Some(message)) => {
-                let content = match message {
-                    WsMessage::Send { content, .. } => content.clone(),
-                    _ => Bytes::new(),
-                };
-                self.act_message(key, sequenced, message, content, self.now);
-            }
-            _ => self.let_go(key),
-        }
     }
 
     /// Answers a waiting request.
@@ -719,8 +653,10 @@ impl Engine {
     pub(crate) fn handle_flushed(&mut self, key: ConnectionKey, now: Instant) -> Option<AfterHold> {
         self.now = now;
         let connection = self.connections.get(key)?;
-        if connection.session.is_some() {
-            self.go_on_after_write(key, now);
+        match &connection.session {
+            Some(_) => self.go_on_after_write(key, now),
+            None if matches!(connection.phase, Phase::Stream(_)) => return None,
+            None => {}
         }
         let connection = self.connections.get(key)?;
         if let Phase::WebSocket(front, _) = connection.phase {
@@ -890,7 +826,7 @@ impl Connection {
         }
         let room = self.make_room(bytes.len(), limit, counters);
         if room == Room::Some {
-            self.outbox.push_item(bytes);
+            self.outbox.push_items(bytes, 1);
         }
         room
     }
@@ -949,38 +885,6 @@ impl AfterHold {
             Self::Reuse => Persistence::Reuse,
             Self::Close => Persistence::Close,
         }
-    }
-}
-
-/// What a connection does with an item.
-enum Reaction {
-    Nothing,
-    Append(Bytes),
-    /// More than that.
-    Act,
-}
-
-fn reaction(connection: &Connection, sequenced: &Sequenced) -> Reaction {
-    let item = &sequenced.item;
-    match (&connection.phase, &item.http_stream, &item.http_response) {
-        (Phase::Stream(framing), Some(HttpStream::Send { content, .. }), _) => {
-            let content = connection.stream_content(sequenced, content);
-            Reaction::Append(framing.frame(content))
-        }
-        (Phase::WebSocket(front, _), _, _) => match (front.lane, &item.ws_message) {
-            (Lane::Free(_), Some(WsMessage::Send { .. })) => connection
-                .encoded(sequenced)
-                .map_or(Reaction::Nothing, Reaction::Append),
-            (_, Some(_)) => Reaction::Act,
-            (_, None) => Reaction::Nothing,
-        },
-        (Phase::Stream(_), Some(HttpStream::Close), _)
-        | (Phase::Response(_), _, Some(HttpResponse::Send(_) | HttpResponse::Hint)) => {
-            Reaction::Act
-        }
-        // A stream without session has no link that a hint could mean; refreshes are for
-        // WebSockets.
-        _ => Reaction::Nothing,
     }
 }
 

@@ -30,8 +30,8 @@ struct Piece {
 /// Whether what comes behind a piece has a meaning without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PieceKind {
-    /// It has: this is an item as it was published.
-    Item,
+    /// It has: these are so many items as they were published.
+    Items(u32),
     Other,
 }
 
@@ -41,9 +41,9 @@ impl Outbox {
         self.append(bytes, PieceKind::Other);
     }
 
-    /// Appends an item.
-    pub(crate) fn push_item(&mut self, bytes: Bytes) {
-        self.append(bytes, PieceKind::Item);
+    /// Appends so many items, which stay together.
+    pub(crate) fn push_items(&mut self, bytes: Bytes, count: u32) {
+        self.append(bytes, PieceKind::Items(count));
     }
 
     fn append(&mut self, bytes: Bytes, kind: PieceKind) {
@@ -68,12 +68,14 @@ impl Outbox {
         let mut dropped = 0;
         let pending = &mut self.pending;
         rest.retain(|piece| {
-            let stays = piece.kind == PieceKind::Other || *pending <= allowed;
-            if !stays {
-                *pending -= piece.bytes.len();
-                dropped += 1;
+            match piece.kind {
+                PieceKind::Items(count) if *pending > allowed => {
+                    *pending -= piece.bytes.len();
+                    dropped += u64::from(count);
+                    false
+                }
+                PieceKind::Items(_) | PieceKind::Other => true,
             }
-            stays
         });
         dropped
     }
@@ -93,6 +95,11 @@ impl Outbox {
         const PIECE: usize = 64;
         let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
         self.pending + (rest + 1) * PIECE
+    }
+
+    /// The one piece that waits, if it is the only one.
+    pub(crate) fn only(&self) -> Option<&[u8]> {
+        self.rest.is_none().then_some(&self.first)
     }
 
     /// Fills `slices` with the oldest pieces and says how many there are.
@@ -193,13 +200,13 @@ mod tests {
     #[test]
     fn items_are_left_out_and_nothing_else() {
         let mut outbox = Outbox::default();
-        outbox.push_item(Bytes::from_static(b"ab"));
-        outbox.push_item(Bytes::from_static(b"cd"));
+        outbox.push_items(Bytes::from_static(b"ab"), 1);
+        outbox.push_items(Bytes::from_static(b"cd"), 2);
         outbox.push(Bytes::from_static(b"-"));
-        outbox.push_item(Bytes::from_static(b"ef"));
+        outbox.push_items(Bytes::from_static(b"ef"), 1);
         outbox.consume(1);
         assert_eq!(outbox.drop_items(6), 0);
-        assert_eq!(outbox.drop_items(4), 1);
+        assert_eq!(outbox.drop_items(4), 2);
         assert_eq!(content(&outbox), b"b-ef");
         assert_eq!(outbox.drop_items(0), 1);
         assert_eq!(content(&outbox), b"b-");

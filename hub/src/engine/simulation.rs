@@ -389,7 +389,7 @@ impl<'a> Simulation<'a> {
             self.sequence += 1;
             let sequence = Sequence(self.sequence);
             let sequenced = Arc::new(Sequenced::new(sequence, item));
-            self.engine.handle_item(&sequenced, self.now);
+            self.engine.handle_items(&[sequenced], self.now);
         }
     }
 

@@ -46,12 +46,6 @@ enum Reading {
     Stopped,
 }
 
-/// What a write came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Written {
-    pub(crate) bytes: usize,
-}
-
 #[derive(Debug)]
 struct Socket {
     stream: TcpStream,
@@ -208,33 +202,25 @@ impl HeldSet {
             .filter(|socket| socket.generation == key.generation)
     }
 
-    /// Writes as much of the outbox as the socket takes.
-    pub(crate) fn write(&mut self, key: ConnectionKey, outbox: &mut Outbox) -> io::Result<Written> {
-        let mut written = Written { bytes: 0 };
-        let Some(socket) = self.get(key) else {
-            return Ok(written);
-        };
+    /// Writes as much of the outbox as the socket takes, and says how many bytes that is; `None` if
+    /// there is no such socket.
+    pub(crate) fn write(
+        &mut self,
+        key: ConnectionKey,
+        outbox: &mut Outbox,
+    ) -> Option<io::Result<usize>> {
+        let socket = self.get(key)?;
         if socket.is_blocked {
-            return Ok(written);
+            return Some(Ok(0));
         }
-        while !outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = outbox.slices(&mut slices);
-            match socket.stream.write_vectored(&slices[..count]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(bytes) => {
-                    outbox.consume(bytes);
-                    written.bytes += bytes;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.watch(key, Interest::READABLE | Interest::WRITABLE)?;
-                    return Ok(written);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(written)
+        let (written, end) = socket.write(outbox);
+        Some(match end {
+            Ok(Written::All) => Ok(written),
+            Ok(Written::Some) => self
+                .watch(key, Interest::READABLE | Interest::WRITABLE)
+                .map(|()| written),
+            Err(error) => Err(error),
+        })
     }
 
     fn watch(&mut self, key: ConnectionKey, interest: Interest) -> io::Result<()> {
@@ -322,7 +308,45 @@ impl HeldSet {
     }
 }
 
+/// How far a write came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    All,
+    /// The socket takes no more.
+    Some,
+}
+
 impl Socket {
+    /// Writes until the outbox is empty or the socket full, and says how many bytes that is.
+    fn write(&mut self, outbox: &mut Outbox) -> (usize, io::Result<Written>) {
+        let mut total = 0;
+        while !outbox.is_empty() {
+            let written = match outbox.only() {
+                Some(piece) => self.stream.write(piece),
+                None => self.write_pieces(outbox),
+            };
+            match written {
+                Ok(0) => return (total, Err(io::ErrorKind::WriteZero.into())),
+                Ok(bytes) => {
+                    outbox.consume(bytes);
+                    total += bytes;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return (total, Ok(Written::Some));
+                }
+                Err(error) => return (total, Err(error)),
+            }
+        }
+        (total, Ok(Written::All))
+    }
+
+    fn write_pieces(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = outbox.slices(&mut slices);
+        self.stream.write_vectored(&slices[..count])
+    }
+
     /// Reads what the client sent, for later; false if it will send nothing more.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 2048];

@@ -37,13 +37,13 @@ use crate::exchange::Exchanged;
 use crate::handshake::Handshake;
 use crate::life::{Life, draining};
 use crate::listen::{self, Handover};
-use crate::mailbox::{Command, ConnectionKey, ShardId};
+use crate::mailbox::{Command, ConnectionKey, Sequenced, ShardId};
 use crate::pipe::{PipeEvent, Pipes, Verdict};
 use crate::proxy::{Held, Proxy};
 use crate::routes::Routes;
 use crate::upstream::TlsConfig;
 use crate::wire::{End, Wire, WireEvent, Wires};
-use held::{HeldSet, Readiness, Written};
+use held::{HeldSet, Readiness};
 
 /// Commands that may wait for a shard; then the broker waits, and so the publishers.
 pub(crate) const MAILBOX: usize = 1024;
@@ -249,31 +249,7 @@ impl Shard {
         self.now = now;
         match event {
             Event::Accepted(stream, peer) => self.accept(stream, peer),
-            Event::Commands => {
-                for command in std::mem::take(&mut self.commands) {
-                    match command {
-                        Command::Attached {
-                            connection,
-                            cursor,
-                            catch_up,
-                        } => {
-                            self.engine
-                                .handle_attached(connection, cursor, catch_up, now);
-                        }
-                        Command::CaughtUp {
-                            connection,
-                            catch_up,
-                        } => self.engine.handle_caught_up(connection, catch_up, now),
-                        Command::Deliver(item) => self.engine.handle_item(&item, now),
-                        Command::Update(channel) => self.engine.handle_update(&channel, now),
-                        Command::Recover => self.engine.handle_recover(now),
-                        Command::Count { channels, reply } => {
-                            let counts = channels.iter().map(|name| self.engine.count(name));
-                            reply.send(counts.collect());
-                        }
-                    }
-                }
-            }
+            Event::Commands => self.obey(now),
             Event::Handover(handover) => self.hold(handover, now),
             Event::Sockets(readiness) => {
                 for readiness in readiness {
@@ -299,6 +275,48 @@ impl Shard {
             }
             Event::DrainBeat => self.beat_drain(),
         }
+    }
+
+    /// Does what the broker says. Items of a channel that stand side by side are one delivery.
+    fn obey(&mut self, now: std::time::Instant) {
+        let mut commands = std::mem::take(&mut self.commands);
+        let mut items: Vec<Arc<Sequenced>> = Vec::new();
+        let mut rest = commands.drain(..).peekable();
+        while let Some(command) = rest.next() {
+            match command {
+                Command::Attached {
+                    connection,
+                    cursor,
+                    catch_up,
+                } => {
+                    self.engine
+                        .handle_attached(connection, cursor, catch_up, now);
+                }
+                Command::CaughtUp {
+                    connection,
+                    catch_up,
+                } => self.engine.handle_caught_up(connection, catch_up, now),
+                Command::Deliver(item) => {
+                    items.push(item);
+                    let is_last = !matches!(
+                        (rest.peek(), items.last()),
+                        (Some(Command::Deliver(next)), Some(item)) if next.item.channel == item.item.channel
+                    );
+                    if is_last {
+                        self.engine.handle_items(&items, now);
+                        items.clear();
+                    }
+                }
+                Command::Update(channel) => self.engine.handle_update(&channel, now),
+                Command::Recover => self.engine.handle_recover(now),
+                Command::Count { channels, reply } => {
+                    let counts = channels.iter().map(|name| self.engine.count(name));
+                    reply.send(counts.collect());
+                }
+            }
+        }
+        drop(rest);
+        self.commands = commands;
     }
 
     fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
@@ -563,14 +581,13 @@ impl Shard {
         let Some(outbox) = self.engine.outbox(key) else {
             return;
         };
-        let carried = self.pipes.write(key, outbox);
-        let carried = carried.or_else(|| self.wires.write(key, End::Client, outbox));
-        let written = match carried {
-            Some(bytes) => Ok(Written { bytes }),
-            None => self.held.write(key, outbox),
-        };
+        let written = self.held.write(key, outbox).unwrap_or_else(|| {
+            let carried = self.pipes.write(key, outbox);
+            let carried = carried.or_else(|| self.wires.write(key, End::Client, outbox));
+            Ok(carried.unwrap_or(0))
+        });
         match written {
-            Ok(Written { bytes, .. }) => self.counters.sent_bytes.add(bytes as u64),
+            Ok(bytes) => self.counters.sent_bytes.add(bytes as u64),
             Err(_) => return self.lose(key),
         }
         match self.engine.handle_flushed(key, self.now) {

@@ -134,7 +134,7 @@ impl Bench {
             .unwrap()
             .remove(0);
         let sequenced = Sequenced::new(Sequence(self.sequence), item);
-        self.engine.handle_item(&Arc::new(sequenced), self.now);
+        self.engine.handle_items(&[Arc::new(sequenced)], self.now);
     }
 
     fn append(&mut self, channel: &str, content: &str) {

@@ -423,7 +423,7 @@ impl Engine {
                     return self.drop_slow(key);
                 }
                 if connection.takes_frames() {
-                    connection.outbox.push_item(frame);
+                    connection.outbox.push_items(frame, 1);
                     connection.restart_keep_alive(now);
                     mark_dirty(&mut self.dirty, key, connection);
                 }

@@ -296,7 +296,7 @@ impl<'a> Simulation<'a> {
         for item in items {
             self.sequence += 1;
             let sequenced = Arc::new(Sequenced::new(Sequence(self.sequence), item));
-            self.engine.handle_item(&sequenced, self.now);
+            self.engine.handle_items(&[sequenced], self.now);
         }
     }
 
