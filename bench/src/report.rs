@@ -71,7 +71,9 @@ impl Report {
             let mut median = row.clone();
             for (name, value) in &mut median.figures {
                 let alike = rounds.iter().filter(|other| other.is_alike(row));
-                let mut values: Vec<f64> = alike.filter_map(|it| it.figures.get(name).copied()).collect();
+                let mut values: Vec<f64> = alike
+                    .filter_map(|it| it.figures.get(name).copied())
+                    .collect();
                 values.sort_by(f64::total_cmp);
                 *value = values[values.len() / 2];
             }
@@ -88,10 +90,21 @@ impl Report {
                 scenario = row.scenario;
                 let names = row.order.join(" | ");
                 let lines = "---:|".repeat(row.order.len());
-                text += &format!("\n### {scenario}\n\n| setting | server | {names} |\n|---|---|{lines}\n");
+                text += &format!(
+                    "\n### {scenario}\n\n| setting | server | {names} |\n|---|---|{lines}\n"
+                );
             }
-            let figures: Vec<String> = row.order.iter().map(|name| number(row.figures[name])).collect();
-            text += &format!("| {} | {} | {} |\n", row.setting, row.server, figures.join(" | "));
+            let figures: Vec<String> = row
+                .order
+                .iter()
+                .map(|name| number(row.figures[name]))
+                .collect();
+            text += &format!(
+                "| {} | {} | {} |\n",
+                row.setting,
+                row.server,
+                figures.join(" | ")
+            );
         }
         text
     }

@@ -128,12 +128,7 @@ fn accept(listener: &TcpListener, poll: &Poll, sockets: &mut Sockets) -> io::Res
     }
 }
 
-fn read(
-    connection: usize,
-    sockets: &mut Sockets,
-    buffer: &mut [u8],
-    service: &mut impl Service,
-) {
+fn read(connection: usize, sockets: &mut Sockets, buffer: &mut [u8], service: &mut impl Service) {
     loop {
         let Some(socket) = sockets.0.get_mut(connection) else {
             return;

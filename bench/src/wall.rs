@@ -61,7 +61,8 @@ impl Service for Wall {
         match path.rsplit_once('/') {
             Some(("/publish", "")) => {
                 self.published.extend(item(body));
-                answer.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nPublished\n");
+                answer
+                    .extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nPublished\n");
             }
             Some(("/stream", channels)) => {
                 self.subscribe(connection, channels, Framing::Chunk);

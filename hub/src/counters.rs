@@ -96,6 +96,8 @@ counters! {
     clients_gone: "gripline_clients_gone_total", "counter";
     /// Held connections closed because their client reads too slowly.
     slow_consumers: "gripline_slow_consumers_total", "counter";
+    /// Bytes that wait for connections that have not read what was written before.
+    pending_bytes: "gripline_pending_bytes", "gauge";
     /// Items that were not sent to connections that read too slowly.
     dropped_items: "gripline_dropped_items_total", "counter";
     /// Times that a connection that reads too slowly has missed something, and gets it later.

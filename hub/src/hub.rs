@@ -12,6 +12,7 @@ use crate::broker::{self, Repeats};
 use crate::config::Config;
 use crate::control::Control;
 use crate::counters::Counters;
+use crate::engine::Budget;
 use crate::errands;
 use crate::life::Life;
 use crate::mailbox::ShardId;
@@ -108,6 +109,8 @@ impl Hub {
         let epoch = tokio::time::Instant::now().into_std();
         let mut shards = Vec::new();
         let queues = queues.into_iter().zip(reports).zip(report_senders);
+        let limits = &config.limits;
+        let budget = Budget::new(limits.pending_bytes, limits.total_pending_bytes);
         for (id, (listener, ((mailbox, reports), report_sender))) in
             listeners.into_iter().zip(queues).enumerate()
         {
@@ -123,6 +126,7 @@ impl Hub {
                 report_sender,
                 tls: Arc::clone(&tls),
                 routes: routes.clone(),
+                budget: budget.clone(),
                 epoch,
                 life: shard_life.subscribe(),
             };

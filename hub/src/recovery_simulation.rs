@@ -25,8 +25,8 @@ use crate::config::{self, FirstSubscription, Order, SlowClients};
 use crate::counters::Counters;
 use crate::engine::websocket::{OriginStart, WebSocketStart};
 use crate::engine::{
-    AfterHold, AfterStart, Engine, Events, Hold, HoldKind, Output, Repeat, Reply, Resume, Session,
-    Slot, SlowConsumer, StreamFraming, Waiting,
+    AfterHold, AfterStart, Budget, Engine, Events, Hold, HoldKind, Output, Repeat, Reply, Resume,
+    Session, Slot, StreamFraming, Waiting,
 };
 use crate::errand::{Again, Behalf, ErrandKind, Last, Linked, News, Next, Receipt, Way};
 use crate::handshake::{Handshake, Offer, Shake, Trust};
@@ -153,11 +153,9 @@ impl World {
         };
         let shard = |_| {
             let counters = Arc::new(Counters::default());
-            let slow_consumer = SlowConsumer {
-                max_pending_bytes: MAX_PENDING_BYTES,
-            };
+            let budget = Budget::new(MAX_PENDING_BYTES, usize::MAX);
             Shard {
-                engine: Engine::new(slow_consumer, Limits::default(), Arc::clone(&counters), now),
+                engine: Engine::new(budget, Limits::default(), Arc::clone(&counters), now),
                 mailbox: VecDeque::new(),
                 requests: VecDeque::new(),
                 asked: VecDeque::new(),

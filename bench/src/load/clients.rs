@@ -254,6 +254,10 @@ impl Heard {
         // Those that came before the client did were not for it.
         let is_next = last.number == 0 || last.number + 1 == item.number;
         *last = item;
-        if is_next { Arrival::Next } else { Arrival::Early }
+        if is_next {
+            Arrival::Next
+        } else {
+            Arrival::Early
+        }
     }
 }

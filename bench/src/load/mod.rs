@@ -114,7 +114,11 @@ pub(crate) struct Load {
 
 impl Load {
     /// Publishers connect, clients do not yet.
-    pub(crate) fn new(clients: SocketAddr, publish: SocketAddr, dialect: Dialect) -> io::Result<Self> {
+    pub(crate) fn new(
+        clients: SocketAddr,
+        publish: SocketAddr,
+        dialect: Dialect,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let publishers = Publishers::connect(publish, dialect, PUBLISHERS, &poll)?;
         Ok(Self {
@@ -192,7 +196,11 @@ impl Load {
         let mut progress = begun;
         loop {
             let is_over = running.iter().any(|it| it.left == 0);
-            let wait = if is_over { None } else { self.publish(&mut running)? };
+            let wait = if is_over {
+                None
+            } else {
+                self.publish(&mut running)?
+            };
             if is_over && running.iter().all(|it| it.outstanding == 0) {
                 break;
             }
@@ -266,11 +274,15 @@ impl Load {
             }
             let channels = &mut self.channels;
             let mut now = None;
-            self.clients
-                .handle(token, readiness(event), &mut self.buffer, |item, arrival| {
+            self.clients.handle(
+                token,
+                readiness(event),
+                &mut self.buffer,
+                |item, arrival| {
                     let now = *now.get_or_insert_with(Instant::now);
                     arrive(channels, running, item, arrival, now);
-                })?;
+                },
+            )?;
         }
         Ok(())
     }

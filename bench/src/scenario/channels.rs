@@ -27,11 +27,15 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
             load.run(&[source(5_000)])?;
             let (outcome, cost) = measure(&server, &mut load, source(40_000))?;
             let seconds = outcome.elapsed.as_secs_f64();
-            let row = Row::new("1,000 channels of 10", "Stream, 64 in flight", candidate.name())
-                .with("publishes/s", outcome.published as f64 / seconds)
-                .with("CPU us/publish", cost * 10.0)
-                .with("p50 us", outcome.microseconds(0.5))
-                .with("p99 us", outcome.microseconds(0.99));
+            let row = Row::new(
+                "1,000 channels of 10",
+                "Stream, 64 in flight",
+                candidate.name(),
+            )
+            .with("publishes/s", outcome.published as f64 / seconds)
+            .with("CPU us/publish", cost * 10.0)
+            .with("p50 us", outcome.microseconds(0.5))
+            .with("p99 us", outcome.microseconds(0.99));
             rows.push(with_errors(row, &outcome));
         }
     }

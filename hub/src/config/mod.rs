@@ -165,8 +165,10 @@ pub struct Limits {
     pub head_fields: usize,
     /// Bytes of a response body with an instruction, and of its request's body.
     pub instruct_bytes: usize,
-    /// Bytes waiting for one client; the worst case is this times the held connections.
+    /// Bytes waiting for one client.
     pub pending_bytes: usize,
+    /// Bytes waiting for all clients together.
+    pub total_pending_bytes: usize,
     /// Client connections of one shard.
     pub connections: usize,
     /// Bytes in a publish request.
@@ -645,6 +647,12 @@ impl Checker<'_> {
             head_fields: self.limit("head_fields", raw.head_fields, 64, 1),
             instruct_bytes: self.limit("instruct_bytes", raw.instruct_bytes, 100_000, 1),
             pending_bytes: self.limit("pending_bytes", raw.pending_bytes, 1_000_000, 1),
+            total_pending_bytes: self.limit(
+                "total_pending_bytes",
+                raw.total_pending_bytes,
+                1 << 30,
+                1,
+            ),
             connections: self.limit("connections", raw.connections, 1_000_000, 1),
             publish_bytes: self.limit("publish_bytes", raw.publish_bytes, 1_000_000, 1),
             waiting_items: self.limit("waiting_items", raw.waiting_items, 100_000, 1),

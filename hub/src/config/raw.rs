@@ -203,6 +203,8 @@ pub struct RawLimits {
     pub channel_name_bytes: Option<usize>,
     /// Bytes waiting for one client.
     pub pending_bytes: Option<usize>,
+    /// Bytes waiting for all clients together.
+    pub total_pending_bytes: Option<usize>,
     /// Client connections of one shard.
     pub connections: Option<usize>,
     /// Bytes in a publish request.

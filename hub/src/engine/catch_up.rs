@@ -169,7 +169,7 @@ impl Engine {
 
     /// Whether what a connection has missed has to wait until its client has read more.
     pub(super) fn awaits_client(&mut self, key: ConnectionKey, now: Instant) -> bool {
-        let limit = self.slow_consumer.max_pending_bytes;
+        let limit = self.budget.limit().now;
         let Some(connection) = self.connections.get(key) else {
             return false;
         };
@@ -190,7 +190,7 @@ impl Engine {
 
     /// The client has read something: what waited for that goes on.
     pub(super) fn go_on_after_write(&mut self, key: ConnectionKey, now: Instant) {
-        let limit = self.slow_consumer.max_pending_bytes;
+        let limit = self.budget.limit().now;
         let Some(connection) = self.connections.get(key) else {
             return;
         };

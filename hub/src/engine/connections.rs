@@ -266,6 +266,8 @@ pub(crate) struct Connection {
     pub(crate) event_ids: EventIds,
     pub(crate) slow: SlowClients,
     generation: u32,
+    /// Bytes of the outbox that count in the budget: those that a write left.
+    pub(crate) counted: usize,
     /// When it wants to be looked at, if ever.
     pub(crate) deadline: Option<Instant>,
     pub(crate) keep_alive: Option<Rc<KeepAliveRule>>,
@@ -302,6 +304,7 @@ impl Connections {
             event_ids: EventIds::AsPublished,
             slow,
             generation: self.generation,
+            counted: 0,
             deadline: None,
             keep_alive: None,
             subscriptions: SmallVec::new(),
@@ -362,7 +365,10 @@ impl Connections {
 
     /// The connections of which something is so.
     pub(crate) fn keys_where(&self, is_so: impl Fn(&Connection) -> bool) -> Vec<ConnectionKey> {
-        let chosen = self.pages.iter().filter(|(_, connection)| is_so(connection));
+        let chosen = self
+            .pages
+            .iter()
+            .filter(|(_, connection)| is_so(connection));
         chosen.map(key).collect()
     }
 

@@ -132,7 +132,7 @@ impl Engine {
     fn process(&mut self, key: ConnectionKey, pending: Pending, now: Instant) {
         let sequenced = &pending.sequenced;
         let item = &sequenced.item;
-        let limit = self.slow_consumer.max_pending_bytes;
+        let limit = self.budget.limit();
         let (_, connection) = self.connections.live(key.index);
         let word = Word::of(&connection.phase, item);
         let content = word.as_ref().map_or(Bytes::new(), Word::content);
@@ -342,7 +342,7 @@ impl Engine {
             return;
         };
         let bytes = framing.frame(content);
-        let limit = self.slow_consumer.max_pending_bytes;
+        let limit = self.budget.limit();
         if connection.push_in_room(bytes, sequenced, limit, &self.counters) == Room::None {
             return self.drop_slow(key);
         }

@@ -54,14 +54,16 @@ impl Engine {
             items.iter().all(|it| it.item.channel == first.item.channel),
             "the items are of one channel"
         );
-        let limit = self.slow_consumer.max_pending_bytes;
+        let limit = self.budget.limit();
         let mut forms = Vec::new();
         // Connections leave the channel's list only after the walk over it.
         let mut others = Vec::new();
         for subscriber in self.subscriptions.of(&first.item.channel) {
             let (key, connection) = self.connections.live(subscriber.connection);
             let merged = if subscriber.cursor < first.sequence {
-                connection.form().and_then(|form| merged(&mut forms, form, items))
+                connection
+                    .form()
+                    .and_then(|form| merged(&mut forms, form, items))
             } else {
                 None
             };
@@ -102,7 +104,7 @@ impl Engine {
                 Reaction::Nothing => {}
                 Reaction::Act => self.act_by_item(key, sequenced),
                 Reaction::Append(bytes) => {
-                    let limit = self.slow_consumer.max_pending_bytes;
+                    let limit = self.budget.limit();
                     if connection.make_room(bytes.len(), limit, &self.counters) == Room::None {
                         return self.drop_slow(key);
                     }

@@ -4,6 +4,7 @@
 //! calls `handle_*` with what happened, then takes [`Engine::poll_output`] and
 //! [`Engine::next_dirty`] until both are empty. Read [`Engine`] and [`connections::Phase`] first.
 
+mod budget;
 mod catch_up;
 pub(crate) mod connections;
 mod count;
@@ -42,6 +43,7 @@ use crate::errand::{Again, Behalf, Comparison, ErrandKind};
 use crate::handshake::Handshake;
 use crate::mailbox::{CatchUp, ConnectionKey, Sequence, Sequenced, Wanted};
 
+pub(crate) use budget::Budget;
 pub(crate) use connections::{
     AfterBody, AfterHold, AfterStart, Events, HoldKind, KeepAliveRule, Repeat, Reply, Resume,
     StreamFraming, Waiting,
@@ -50,6 +52,7 @@ pub(crate) use outbox::Outbox;
 pub(crate) use session::{OnGap, Session, Slot};
 pub(crate) use websocket::Flow;
 
+use budget::Limit;
 use catch_up::Gap;
 use connections::{Beat, Care, Connection, Connections, EventIds, Lane, Opening, Phase};
 use deadlines::Deadlines;
@@ -142,13 +145,6 @@ pub(crate) struct Hold {
     pub(crate) session: Option<Box<Session>>,
 }
 
-/// When a connection is a slow consumer; what becomes of it then says its [`SlowClients`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SlowConsumer {
-    /// More bytes than this wait for it.
-    pub(crate) max_pending_bytes: usize,
-}
-
 /// All held connections of a shard, their subscriptions and deadlines.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -165,8 +161,10 @@ pub(crate) struct Engine {
     next_update: Option<Instant>,
     /// Connections still to let go of; present once the drain began.
     draining: Option<Vec<ConnectionKey>>,
-    slow_consumer: SlowConsumer,
+    budget: Budget,
     counters: Arc<Counters>,
+    /// What waits for this shard's clients, as far as it is counted.
+    pending_bytes: usize,
     streams: u64,
     responses: u64,
     websockets: u64,
@@ -180,7 +178,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// `epoch` is the same for all shards, so that their links are followed in the same beats.
     pub(crate) fn new(
-        slow_consumer: SlowConsumer,
+        budget: Budget,
         limits: Limits,
         counters: Arc<Counters>,
         epoch: Instant,
@@ -196,8 +194,9 @@ impl Engine {
             updates: VecDeque::new(),
             next_update: None,
             draining: None,
-            slow_consumer,
+            budget,
             counters,
+            pending_bytes: 0,
             streams: 0,
             responses: 0,
             websockets: 0,
@@ -653,6 +652,11 @@ impl Engine {
     pub(crate) fn handle_flushed(&mut self, key: ConnectionKey, now: Instant) -> Option<AfterHold> {
         self.now = now;
         let connection = self.connections.get(key)?;
+        let waiting = connection.outbox.pending_bytes();
+        if connection.counted != waiting {
+            self.count_pending(key, waiting);
+        }
+        let connection = self.connections.get(key)?;
         match &connection.session {
             Some(_) => self.go_on_after_write(key, now),
             None if matches!(connection.phase, Phase::Stream(_)) => return None,
@@ -677,10 +681,21 @@ impl Engine {
         Some(after)
     }
 
+    /// Counts so many bytes as what waits for a connection.
+    fn count_pending(&mut self, key: ConnectionKey, waiting: usize) {
+        if let Some(connection) = self.connections.get(key) {
+            let before = std::mem::replace(&mut connection.counted, waiting);
+            self.budget.count(before, waiting);
+            self.pending_bytes = self.pending_bytes - before + waiting;
+            self.counters.pending_bytes.set(self.pending_bytes as u64);
+        }
+    }
+
     /// Forgets a connection and says in which phase it was.
     fn forget(&mut self, key: ConnectionKey) -> Option<Phase> {
         self.unsubscribe(key);
         self.end_session(key);
+        self.count_pending(key, 0);
         let connection = self.connections.remove(key)?;
         match &connection.phase {
             Phase::Opening(opening) => {
@@ -786,13 +801,16 @@ impl HoldKind {
 
 impl Connection {
     /// Whether so many more bytes may wait.
-    fn has_room(&self, bytes: usize, limit: usize) -> bool {
-        let pending = self.outbox.pending_bytes() + bytes;
-        pending <= limit || pending <= limit + self.allowance()
+    fn has_room(&self, bytes: usize, limit: Limit) -> bool {
+        let pending = self.outbox.pending_bytes();
+        let total = pending + bytes;
+        total <= limit.now
+            || (pending == 0 && bytes <= limit.alone)
+            || total <= limit.now + self.allowance()
     }
 
     /// Makes room for an item of so many bytes, as it is to be made for slow clients.
-    fn make_room(&mut self, bytes: usize, limit: usize, counters: &Counters) -> Room {
+    fn make_room(&mut self, bytes: usize, limit: Limit, counters: &Counters) -> Room {
         if self.has_room(bytes, limit) {
             return Room::Some;
         }
@@ -800,7 +818,7 @@ impl Connection {
             SlowClients::Disconnect => return Room::None,
             // More than need be, so that not every item looks through the whole outbox.
             SlowClients::DropOldest => {
-                let allowed = (limit + self.allowance()) / 4 * 3;
+                let allowed = (limit.now + self.allowance()) / 4 * 3;
                 self.outbox.drop_items(allowed.saturating_sub(bytes))
             }
             SlowClients::LatestOnly => self.outbox.drop_items(0),
@@ -815,7 +833,7 @@ impl Connection {
         &mut self,
         bytes: Bytes,
         sequenced: &Sequenced,
-        limit: usize,
+        limit: Limit,
         counters: &Counters,
     ) -> Room {
         let session = self.session.as_ref();

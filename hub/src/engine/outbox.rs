@@ -67,15 +67,13 @@ impl Outbox {
         };
         let mut dropped = 0;
         let pending = &mut self.pending;
-        rest.retain(|piece| {
-            match piece.kind {
-                PieceKind::Items(count) if *pending > allowed => {
-                    *pending -= piece.bytes.len();
-                    dropped += u64::from(count);
-                    false
-                }
-                PieceKind::Items(_) | PieceKind::Other => true,
+        rest.retain(|piece| match piece.kind {
+            PieceKind::Items(count) if *pending > allowed => {
+                *pending -= piece.bytes.len();
+                dropped += u64::from(count);
+                false
             }
+            PieceKind::Items(_) | PieceKind::Other => true,
         });
         dropped
     }

@@ -13,10 +13,10 @@ use grip::{Limits, publish};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::{
-    AfterBody, AfterHold, AfterStart, Answer, Arc, Behalf, Bytes, CatchUp, ChannelName,
+    AfterBody, AfterHold, AfterStart, Answer, Arc, Behalf, Budget, Bytes, CatchUp, ChannelName,
     ConnectionKey, Duration, Engine, ErrandKind, Events, Hold, HoldKind, Instant, KeepAliveRule,
     LAST_CHUNK, Outbox, Output, Phase, Repeat, Reply, Sequence, Sequenced, Session, Slot,
-    SlowClients, SlowConsumer, StreamContent, StreamFraming, Waiting,
+    SlowClients, StreamContent, StreamFraming, Waiting,
 };
 use crate::errand::{LinkError, Linked, News, Next, Receipt, Way};
 use crate::mailbox::Standing;
@@ -100,13 +100,11 @@ impl<'a> Simulation<'a> {
     )]
     fn new(bytes: &'a [u8]) -> Self {
         let now = Instant::now();
-        let slow_consumer = SlowConsumer {
-            max_pending_bytes: MAX_PENDING_BYTES,
-        };
+        let budget = Budget::new(MAX_PENDING_BYTES, usize::MAX);
         let routes = routes::parse("* test").expect("a route");
         Self {
             choices: bytes.iter(),
-            engine: Engine::new(slow_consumer, Limits::default(), Arc::default(), now),
+            engine: Engine::new(budget, Limits::default(), Arc::default(), now),
             now,
             behalf: Arc::new(Behalf {
                 route: Arc::clone(&routes.all()[0]),

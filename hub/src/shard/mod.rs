@@ -30,7 +30,7 @@ use crate::broker::BrokerHandle;
 use crate::client_io;
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::engine::{AfterHold, Engine, Flow, Outbox, Output, Reply, SlowConsumer};
+use crate::engine::{AfterHold, Budget, Engine, Flow, Outbox, Output, Reply};
 use crate::errand::{Again, Errand, News, Receipt, Report};
 use crate::errands::ErrandsHandle;
 use crate::exchange::Exchanged;
@@ -94,6 +94,8 @@ pub(crate) struct Parts {
     pub(crate) report_sender: mpsc::UnboundedSender<Report>,
     pub(crate) tls: Arc<TlsConfig>,
     pub(crate) routes: watch::Receiver<Arc<Routes>>,
+    /// For all shards together.
+    pub(crate) budget: Budget,
     /// The same for all shards.
     pub(crate) epoch: std::time::Instant,
     pub(crate) life: watch::Receiver<Life>,
@@ -159,11 +161,8 @@ struct Drain {
 
 impl Shard {
     fn new(parts: Parts) -> io::Result<Self> {
-        let slow_consumer = SlowConsumer {
-            max_pending_bytes: parts.config.limits.pending_bytes,
-        };
         let engine = Engine::new(
-            slow_consumer,
+            parts.budget,
             parts.config.limits.grip.clone(),
             Arc::clone(&parts.counters),
             parts.epoch,

@@ -1,5 +1,6 @@
 //! The engine alone: no sockets, a clock made by hand.
 
+mod fanout;
 mod filters;
 mod links;
 mod recovery;
@@ -37,11 +38,9 @@ impl Bench {
     fn new() -> Self {
         let counters = Arc::new(Counters::default());
         let now = Instant::now();
-        let slow_consumer = SlowConsumer {
-            max_pending_bytes: 100,
-        };
+        let budget = Budget::new(100, usize::MAX);
         Self {
-            engine: Engine::new(slow_consumer, Limits::default(), Arc::clone(&counters), now),
+            engine: Engine::new(budget, Limits::default(), Arc::clone(&counters), now),
             counters,
             now,
             sequence: 0,

@@ -76,7 +76,7 @@ impl Bench {
     }
 
     /// A WebSocket over HTTP with GRIP, whose origin has said this behind OPEN.
-    fn websocket(&mut self, events: &'static str) -> ConnectionKey {
+    pub(super) fn websocket(&mut self, events: &'static str) -> ConnectionKey {
         let events = event::decode(&Bytes::from_static(events.as_bytes())).unwrap();
         let origin = OriginStart::OverHttp {
             fields: fields(&[]),

@@ -374,7 +374,7 @@ impl Engine {
         sequenced: &Sequenced,
         now: Instant,
     ) {
-        let limit = self.slow_consumer.max_pending_bytes;
+        let limit = self.budget.limit();
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -404,7 +404,7 @@ impl Engine {
             (Lane::Closed, _) => {}
             (Lane::Busy, Origin::Native(native)) => {
                 // Bounded like an outbox, of which it is a part.
-                let limit = self.slow_consumer.max_pending_bytes + socket.relayed;
+                let limit = self.budget.limit().now + socket.relayed;
                 let room = limit.saturating_sub(connection.outbox.pending_bytes() + frame.len());
                 let waiting = native.waiting_bytes();
                 let allowed = match connection.slow {
@@ -418,7 +418,7 @@ impl Engine {
                 native.wait(frame);
             }
             _ => {
-                let limit = self.slow_consumer.max_pending_bytes;
+                let limit = self.budget.limit();
                 if connection.make_room(frame.len(), limit, &self.counters) == Room::None {
                     return self.drop_slow(key);
                 }

@@ -17,9 +17,7 @@ use super::{Arc, Bytes, ChannelName, ConnectionKey, Duration, Instant, Mask, Ori
 use super::{OriginStart, WebSocketStart};
 use crate::config::SlowClients;
 use crate::engine::connections::{Lane, Phase};
-use crate::engine::{
-    AfterHold, Engine, ErrandKind, Hold, HoldKind, Outbox, Output, Slot, SlowConsumer,
-};
+use crate::engine::{AfterHold, Budget, Engine, ErrandKind, Hold, HoldKind, Outbox, Output, Slot};
 use crate::errand::News;
 use crate::exchange::ExchangeError;
 use crate::frames::{self, Decoder, Deflate, Input, Masking, MessageKind, Piece, Place, Rules};
@@ -129,12 +127,10 @@ impl<'a> Simulation<'a> {
     )]
     fn new(bytes: &'a [u8]) -> Self {
         let now = Instant::now();
-        let slow_consumer = SlowConsumer {
-            max_pending_bytes: MAX_PENDING_BYTES,
-        };
+        let budget = Budget::new(MAX_PENDING_BYTES, usize::MAX);
         Self {
             choices: bytes.iter(),
-            engine: Engine::new(slow_consumer, Limits::default(), Arc::default(), now),
+            engine: Engine::new(budget, Limits::default(), Arc::default(), now),
             now,
             handshakes: ROUTES.iter().map(|route| handshake(route)).collect(),
             sequence: 0,

@@ -1,0 +1,99 @@
+//! How much may wait for clients that read too slowly: for each of them, and for all together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The part of what is left for all that one connection may have.
+///
+/// So the more waits for others, the less may wait for each: many slow clients have to share, and
+/// one that keeps up, for which hardly anything waits, does not feel them.
+const SHARE: usize = 8;
+
+/// The bounds on outboxes; what becomes of a connection over them says its
+/// [`SlowClients`](crate::config::SlowClients).
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    /// Bytes for one connection.
+    each: usize,
+    /// Bytes for all connections of all shards.
+    total: usize,
+    /// What waits at all shards. Nothing else is told by it, so it needs no order.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// How much may wait for a connection now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limit {
+    /// Bytes.
+    pub(super) now: usize,
+    /// Bytes if nothing waits for it yet: an item that is larger than what is left for each must
+    /// not end those who keep up.
+    pub(super) alone: usize,
+}
+
+impl Budget {
+    /// A budget that clones share.
+    pub(crate) fn new(each: usize, total: usize) -> Self {
+        Self {
+            each,
+            total,
+            waiting: Arc::default(),
+        }
+    }
+
+    pub(super) fn limit(&self) -> Limit {
+        let left = self
+            .total
+            .saturating_sub(self.waiting.load(Ordering::Relaxed));
+        Limit {
+            now: self.each.min(left / SHARE),
+            alone: self.each,
+        }
+    }
+
+    /// What waits for a connection has changed.
+    pub(super) fn count(&self, before: usize, after: usize) {
+        if after > before {
+            self.waiting.fetch_add(after - before, Ordering::Relaxed);
+        } else if before > after {
+            self.waiting.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_waits_for_all_the_less_may_wait_for_each() {
+        let budget = Budget::new(1_000, 16_000);
+        let other = budget.clone();
+        assert_eq!(budget.limit().now, 1_000);
+        other.count(0, 8_000);
+        assert_eq!(budget.limit().now, 1_000);
+        other.count(8_000, 12_000);
+        assert_eq!(budget.limit().now, 500);
+        assert_eq!(budget.limit().alone, 1_000);
+        other.count(12_000, 16_001);
+        assert_eq!(budget.limit().now, 0);
+        other.count(16_001, 0);
+        assert_eq!(budget.limit().now, 1_000);
+    }
+
+    #[test]
+    fn any_number_of_slow_clients_stays_within_the_total() {
+        let budget = Budget::new(1_000, 100_000);
+        let mut waiting = vec![0; 10_000];
+        for _ in 0..100 {
+            for bytes in &mut waiting {
+                if *bytes + 10 <= budget.limit().now {
+                    budget.count(*bytes, *bytes + 10);
+                    *bytes += 10;
+                }
+            }
+        }
+        let total: usize = waiting.iter().sum();
+        assert!((90_000..=100_000).contains(&total), "{total}");
+    }
+}
