@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use grip::publish::{HttpResponse, HttpStream, WsMessage};
 
 use super::connections::{Connection, EventIds, Lane, Phase, StreamFraming};
-use super::{Engine, Room, mark_dirty};
+use super::{Engine, Room, mark_dirty, mark_dirty_in};
 use crate::errand::Comparison;
 use crate::frames::Deflate;
 use crate::mailbox::{ConnectionKey, Sequence, Sequenced};
@@ -58,7 +58,9 @@ impl Engine {
         let mut forms = Vec::new();
         // Connections leave the channel's list only after the walk over it.
         let mut others = Vec::new();
-        for subscriber in self.subscriptions.of(&first.item.channel) {
+        let subscribers = self.subscriptions.of(&first.item.channel);
+        let queue = self.dirty.begin(subscribers.len());
+        for subscriber in subscribers {
             let (key, connection) = self.connections.live(subscriber.connection);
             let merged = if subscriber.cursor < first.sequence {
                 connection
@@ -73,7 +75,7 @@ impl Engine {
                     self.counters.deliveries.add(u64::from(*items));
                     connection.outbox.push_items(bytes.clone(), *items);
                     connection.restart_keep_alive(now);
-                    mark_dirty(&mut self.dirty, key, connection);
+                    mark_dirty_in(&mut self.dirty, queue, key, connection);
                 }
                 _ => others.push((key, subscriber.cursor)),
             }

@@ -10,6 +10,7 @@ pub(crate) mod connections;
 mod count;
 mod deadlines;
 mod deliver;
+mod dirty;
 mod fanout;
 mod follow;
 mod outbox;
@@ -56,6 +57,7 @@ use budget::Limit;
 use catch_up::Gap;
 use connections::{Beat, Care, Connection, Connections, EventIds, Lane, Opening, Phase};
 use deadlines::Deadlines;
+use dirty::{Dirty, Queue};
 use subscriptions::Subscriptions;
 use websocket::Incoming;
 
@@ -155,7 +157,7 @@ pub(crate) struct Engine {
     beats: Deadlines,
     keep_alives: FxHashSet<Rc<KeepAliveRule>>,
     outputs: VecDeque<Output>,
-    dirty: VecDeque<ConnectionKey>,
+    dirty: Dirty,
     /// Connections to bring up to date with their origins, some at a time.
     updates: VecDeque<ConnectionKey>,
     next_update: Option<Instant>,
@@ -190,7 +192,7 @@ impl Engine {
             beats: Deadlines::new(epoch),
             keep_alives: FxHashSet::default(),
             outputs: VecDeque::new(),
-            dirty: VecDeque::new(),
+            dirty: Dirty::default(),
             updates: VecDeque::new(),
             next_update: None,
             draining: None,
@@ -635,11 +637,16 @@ impl Engine {
 
     /// A connection whose outbox got something; ask until `None` after every `handle_*`.
     pub(crate) fn next_dirty(&mut self) -> Option<ConnectionKey> {
-        let key = self.dirty.pop_front()?;
+        let key = self.dirty.pop()?;
         if let Some(connection) = self.connections.get(key) {
             connection.is_dirty = false;
         }
         Some(key)
+    }
+
+    /// Whether [`Self::next_dirty`] has another one.
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// The outbox of a connection that is still there.
@@ -906,14 +913,14 @@ impl AfterHold {
     }
 }
 
-fn mark_dirty(
-    dirty: &mut VecDeque<ConnectionKey>,
-    key: ConnectionKey,
-    connection: &mut Connection,
-) {
+fn mark_dirty(dirty: &mut Dirty, key: ConnectionKey, connection: &mut Connection) {
+    mark_dirty_in(dirty, Queue::Few, key, connection);
+}
+
+fn mark_dirty_in(dirty: &mut Dirty, queue: Queue, key: ConnectionKey, connection: &mut Connection) {
     if !connection.is_dirty {
         connection.is_dirty = true;
-        dirty.push_back(key);
+        dirty.push(queue, key);
     }
 }
 

@@ -45,9 +45,10 @@ use crate::upstream::TlsConfig;
 use crate::wire::{End, Wire, WireEvent, Wires};
 use held::{HeldSet, Readiness};
 
-/// Commands that may wait for a shard; then the broker waits, and so the publishers.
+/// Commands that may wait for a shard.
 pub(crate) const MAILBOX: usize = 1024;
-/// Commands taken in one turn of the loop, so that sockets get their turn under any load.
+/// Commands taken before all connections are written to that got something: then the broker waits,
+/// and so the publishers.
 const COMMANDS_PER_TURN: usize = 256;
 /// Connections written to before the shard's other tasks get their turn.
 const WRITES_PER_TURN: usize = 256;
@@ -64,6 +65,8 @@ const DRAIN_LEAST: usize = 100;
 
 /// Whatever wakes a shard.
 enum Event {
+    /// There is more to write.
+    Unwritten,
     Accepted(TcpStream, SocketAddr),
     Commands,
     Handover(Handover),
@@ -141,6 +144,8 @@ struct Shard {
     listener: Option<TcpListener>,
     mailbox: mpsc::Receiver<Command>,
     commands: Vec<Command>,
+    /// How many may be taken before all connections are written to.
+    commands_left: usize,
     handovers: mpsc::UnboundedReceiver<Handover>,
     /// Not bounded by itself: a connection is in it once at most.
     handover_sender: mpsc::UnboundedSender<Handover>,
@@ -198,6 +203,7 @@ impl Shard {
             listener: Some(TcpListener::from_std(parts.listener)?),
             mailbox: parts.mailbox,
             commands: Vec::with_capacity(COMMANDS_PER_TURN),
+            commands_left: COMMANDS_PER_TURN,
             handovers,
             handover_sender,
             broker: parts.broker,
@@ -228,7 +234,11 @@ impl Shard {
         let deadline = self.engine.poll_timeout().map(Instant::from_std);
         let drain_beat = self.drain.as_ref().map(|drain| drain.next_beat);
         tokio::select! {
-            _ = self.mailbox.recv_many(&mut self.commands, COMMANDS_PER_TURN), if !self.mailbox.is_closed() || !self.mailbox.is_empty() => Event::Commands,
+            () = std::future::ready(()), if self.engine.has_dirty() => Event::Unwritten,
+            taken = self.mailbox.recv_many(&mut self.commands, self.commands_left), if self.is_open() => {
+                self.commands_left -= taken;
+                Event::Commands
+            }
             Some(handover) = self.handovers.recv() => Event::Handover(handover),
             readiness = self.held.ready() => Event::Sockets(readiness),
             Some(event) = self.pipe_events.recv() => Event::Pipe(event),
@@ -241,6 +251,12 @@ impl Shard {
             () = draining(&mut self.life), if self.drain.is_none() => Event::Drain,
             () = until(drain_beat) => Event::DrainBeat,
         }
+    }
+
+    /// Whether commands are taken. While connections are still to be written to, some are, for
+    /// others must not wait for them; but not without end, or everybody would be slow.
+    fn is_open(&self) -> bool {
+        self.commands_left > 0 && (!self.mailbox.is_closed() || !self.mailbox.is_empty())
     }
 
     fn handle(&mut self, event: Event) {
@@ -263,7 +279,7 @@ impl Shard {
                 self.engine.handle_news(&connections, news, now);
             }
             Event::Deadline => self.engine.handle_timeout(now),
-            Event::TaskEnded => {}
+            Event::Unwritten | Event::TaskEnded => {}
             Event::Drain => {
                 // What was published before is for those who are held until now.
                 for _ in 0..self.mailbox.len() {
@@ -506,72 +522,80 @@ impl Shard {
         });
     }
 
-    /// Does what the engine asks for until it asks for nothing more.
+    /// Does what the engine asks for, but writes to some connections only, so that everything else
+    /// that wakes the shard has its turn.
     async fn settle(&mut self) {
-        let mut writes = 0;
-        loop {
-            while let Some(output) = self.engine.poll_output() {
-                match output {
-                    Output::Attach { connection, wanted } => {
-                        self.broker.attach(self.id, connection, wanted);
-                    }
-                    Output::CatchUp { connection, wanted } => {
-                        self.broker.catch_up(self.id, connection, wanted);
-                    }
-                    Output::Detach(channels) => self.broker.detach(self.id, channels),
-                    Output::Drop(key) => self.drop_connection(key),
-                    Output::Feed(key) => {
-                        if let Some(body) = self.feeds.remove(&key) {
-                            let reports = self.report_sender.clone();
-                            self.tasks.spawn_local(feed(key, body, reports));
-                        }
-                    }
-                    Output::Answer { connection, answer } => {
-                        self.pipes.settle(connection, Verdict::Answer(answer));
-                    }
-                    Output::Retry {
-                        connection,
-                        reply,
-                        again,
-                    } => self.retry(connection, reply, again),
-                    Output::Listen(key) => self.listen(key),
-                    Output::Resume(key) => {
-                        self.held.resume(key);
-                        self.wires.resume(key, End::Client);
-                    }
-                    Output::Exchange {
-                        connection,
-                        handshake,
-                        request,
-                        meta,
-                    } => self.exchange(connection, handshake, request, meta),
-                    Output::WriteOrigin(key) => self.write_origin(key),
-                    Output::ResumeOrigin(key) => self.wires.resume(key, End::Origin),
-                    Output::FinishOrigin {
-                        connection,
-                        mut rest,
-                    } => self.wires.finish(connection, End::Origin, &mut rest),
-                    Output::DropOrigin(key) => self.wires.give_up(key, End::Origin),
-                    Output::DropClient(key) => self.drop_client(key),
-                    Output::Run {
-                        connection,
-                        behalf,
-                        kind,
-                    } => self.errands.run(Errand {
-                        shard: self.id,
-                        connection,
-                        behalf,
-                        kind,
-                    }),
-                }
-            }
+        self.act();
+        for _ in 0..WRITES_PER_TURN {
             let Some(key) = self.engine.next_dirty() else {
-                return;
+                break;
             };
             self.write(key);
-            writes += 1;
-            if writes % WRITES_PER_TURN == 0 {
-                tokio::task::yield_now().await;
+            self.act();
+        }
+        if self.engine.has_dirty() {
+            // Tasks have their turn too.
+            tokio::task::yield_now().await;
+        } else {
+            self.commands_left = COMMANDS_PER_TURN;
+        }
+    }
+
+    /// Does all that the engine asks for beside writing.
+    fn act(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Attach { connection, wanted } => {
+                    self.broker.attach(self.id, connection, wanted);
+                }
+                Output::CatchUp { connection, wanted } => {
+                    self.broker.catch_up(self.id, connection, wanted);
+                }
+                Output::Detach(channels) => self.broker.detach(self.id, channels),
+                Output::Drop(key) => self.drop_connection(key),
+                Output::Feed(key) => {
+                    if let Some(body) = self.feeds.remove(&key) {
+                        let reports = self.report_sender.clone();
+                        self.tasks.spawn_local(feed(key, body, reports));
+                    }
+                }
+                Output::Answer { connection, answer } => {
+                    self.pipes.settle(connection, Verdict::Answer(answer));
+                }
+                Output::Retry {
+                    connection,
+                    reply,
+                    again,
+                } => self.retry(connection, reply, again),
+                Output::Listen(key) => self.listen(key),
+                Output::Resume(key) => {
+                    self.held.resume(key);
+                    self.wires.resume(key, End::Client);
+                }
+                Output::Exchange {
+                    connection,
+                    handshake,
+                    request,
+                    meta,
+                } => self.exchange(connection, handshake, request, meta),
+                Output::WriteOrigin(key) => self.write_origin(key),
+                Output::ResumeOrigin(key) => self.wires.resume(key, End::Origin),
+                Output::FinishOrigin {
+                    connection,
+                    mut rest,
+                } => self.wires.finish(connection, End::Origin, &mut rest),
+                Output::DropOrigin(key) => self.wires.give_up(key, End::Origin),
+                Output::DropClient(key) => self.drop_client(key),
+                Output::Run {
+                    connection,
+                    behalf,
+                    kind,
+                } => self.errands.run(Errand {
+                    shard: self.id,
+                    connection,
+                    behalf,
+                    kind,
+                }),
             }
         }
     }
