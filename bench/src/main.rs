@@ -77,6 +77,16 @@ enum Scenario {
     Idle,
     /// Clients taken in a second.
     SetUp,
+    /// Long-polls.
+    Poll,
+    /// A small channel beside a large one.
+    Neighbour,
+    /// Clients that stop reading.
+    Slow,
+    /// All clients drop and come back.
+    Storm,
+    /// Two shards beside one.
+    Shards,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -90,6 +100,7 @@ fn main() -> anyhow::Result<()> {
     let bench = Bench {
         origin: Origin::start(&[arguments.load_core])?,
         core: arguments.core,
+        load_core: arguments.load_core,
         rounds: arguments.rounds,
     };
     let candidates = if arguments.alone {
@@ -121,5 +132,14 @@ fn run(
         Scenario::Flat => scenario::channels::run_flat(bench),
         Scenario::Idle => scenario::idle::run(bench, candidates),
         Scenario::SetUp => scenario::set_up::run(bench, candidates),
+        Scenario::Poll => scenario::poll::run(bench),
+        Scenario::Neighbour => scenario::neighbour::run(bench),
+        Scenario::Slow => scenario::slow::run(bench),
+        Scenario::Storm => scenario::storm::run(bench),
+        Scenario::Shards => {
+            let rows = scenario::shards::run(bench, &[bench.core, bench.load_core]);
+            process::pin(&[bench.load_core])?;
+            rows
+        }
     }
 }

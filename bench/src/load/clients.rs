@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 
 use clap::ValueEnum;
 use memchr::memmem;
@@ -53,7 +52,6 @@ enum State {
     Held,
     /// It reads no more.
     Stopped,
-    Closed,
 }
 
 /// The last item that a client has of each of its channels.
@@ -117,16 +115,6 @@ impl Clients {
         held.flat_map(|client| client.heard.all().iter().map(|item| item.channel))
     }
 
-    pub(super) fn close(&mut self, numbers: Range<usize>) {
-        for client in &mut self.clients[numbers] {
-            if matches!(client.state, State::Held) {
-                self.held -= 1;
-            }
-            client.state = State::Closed;
-            let _ = client.stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-
     pub(super) fn stop(
         &mut self,
         numbers: impl Iterator<Item = usize>,
@@ -162,7 +150,7 @@ impl Clients {
                 self.held += 1;
             }
         }
-        if !readiness.is_readable || matches!(client.state, State::New | State::Closed) {
+        if !readiness.is_readable || matches!(client.state, State::New | State::Stopped) {
             return Ok(());
         }
         loop {

@@ -80,6 +80,17 @@ impl Outcome {
         })
     }
 
+    /// Takes in what came of the same source at another time.
+    pub(crate) fn add(&mut self, other: &Self) -> io::Result<()> {
+        self.elapsed += other.elapsed;
+        self.published += other.published;
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.repeated += other.repeated;
+        self.disordered += other.disordered;
+        self.latency.add(&other.latency).map_err(io::Error::other)
+    }
+
     pub(crate) fn per_second(&self) -> f64 {
         self.delivered as f64 / self.elapsed.as_secs_f64()
     }
@@ -165,12 +176,6 @@ impl Load {
         self.clients.held()
     }
 
-    /// All clients of these numbers end their connections.
-    pub(crate) fn close(&mut self, numbers: Range<usize>) {
-        self.clients.close(numbers);
-        self.channels.count(self.clients.subscriptions());
-    }
-
     /// The clients of these numbers read no more; nothing is due to them.
     pub(crate) fn stop(&mut self, numbers: impl Iterator<Item = usize>) -> io::Result<()> {
         self.clients.stop(numbers, &self.poll)?;
@@ -232,7 +237,8 @@ impl Load {
                     Pace::InFlight(_) => break,
                     Pace::Every(_) if source.due <= now => source.due,
                     Pace::Every(_) => {
-                        let until = source.due - now;
+                        // Timeouts of epoll are up to a millisecond late.
+                        let until = (source.due - now).saturating_sub(Duration::from_millis(1));
                         wait = Some(wait.map_or(until, |wait| wait.min(until)));
                         break;
                     }

@@ -3,10 +3,17 @@
 pub(crate) mod channels;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod neighbour;
+pub(crate) mod poll;
 pub(crate) mod set_up;
+pub(crate) mod shards;
+pub(crate) mod slow;
+pub(crate) mod storm;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::load::{Kind, Load, Outcome, Pace, Source};
 use crate::origin::Origin;
@@ -20,6 +27,7 @@ pub(crate) struct Bench {
     pub(crate) origin: Origin,
     /// The processor for the server; the load and the origin have another one.
     pub(crate) core: usize,
+    pub(crate) load_core: usize,
     pub(crate) rounds: usize,
 }
 
@@ -84,6 +92,25 @@ pub(crate) fn hold(server: &Server, load: &mut Load, kind: Kind, count: usize) -
         server.until("gripline_held_responses", next as u64)?;
     }
     Ok(())
+}
+
+/// Publishes 200 items a second on channel 1 until it is over, so many in each step and at least in
+/// one.
+pub(crate) fn publish_until(
+    load: &mut Load,
+    step: u32,
+    is_over: &AtomicBool,
+) -> io::Result<Outcome> {
+    let source = Source {
+        channels: 1..2,
+        pace: Pace::Every(Duration::from_millis(5)),
+        items: step,
+    };
+    let mut all = load.run(std::slice::from_ref(&source))?.remove(0);
+    while !is_over.load(Ordering::Relaxed) {
+        all.add(&load.run(std::slice::from_ref(&source))?.remove(0))?;
+    }
+    Ok(all)
 }
 
 /// Publishes `items` on one channel, with so many on their way.

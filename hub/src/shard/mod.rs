@@ -50,6 +50,8 @@ pub(crate) const MAILBOX: usize = 1024;
 /// Commands taken before all connections are written to that got something: then the broker waits,
 /// and so the publishers.
 const COMMANDS_PER_TURN: usize = 256;
+/// Events handled before it is written to connections that have something.
+const EVENTS_PER_TURN: usize = 64;
 /// Connections written to before the shard's other tasks get their turn.
 const WRITES_PER_TURN: usize = 256;
 /// Bytes read of a WebSocket at a time.
@@ -65,8 +67,6 @@ const DRAIN_LEAST: usize = 100;
 
 /// Whatever wakes a shard.
 enum Event {
-    /// There is more to write.
-    Unwritten,
     Accepted(TcpStream, SocketAddr),
     Commands,
     Handover(Handover),
@@ -216,8 +216,12 @@ impl Shard {
 
     async fn run(mut self) {
         while !self.is_drained() {
-            let event = self.next_event().await;
-            self.handle(event);
+            if self.engine.has_dirty() {
+                self.handle_some().await;
+            } else {
+                let event = self.next_event().await;
+                self.handle(event);
+            }
             self.settle().await;
             // Each keeps its memory until then; in a storm one a turn would be too few.
             while self.tasks.try_join_next().is_some() {}
@@ -230,11 +234,24 @@ impl Shard {
         );
     }
 
+    /// Handles what has happened already, up to a turn's number of events.
+    async fn handle_some(&mut self) {
+        for _ in 0..EVENTS_PER_TURN {
+            let event = tokio::select! {
+                biased;
+                event = self.next_event() => event,
+                () = std::future::ready(()) => return,
+            };
+            self.handle(event);
+            self.act();
+        }
+    }
+
+    /// Cancel safe.
     async fn next_event(&mut self) -> Event {
         let deadline = self.engine.poll_timeout().map(Instant::from_std);
         let drain_beat = self.drain.as_ref().map(|drain| drain.next_beat);
         tokio::select! {
-            () = std::future::ready(()), if self.engine.has_dirty() => Event::Unwritten,
             taken = self.mailbox.recv_many(&mut self.commands, self.commands_left), if self.is_open() => {
                 self.commands_left -= taken;
                 Event::Commands
@@ -279,7 +296,7 @@ impl Shard {
                 self.engine.handle_news(&connections, news, now);
             }
             Event::Deadline => self.engine.handle_timeout(now),
-            Event::Unwritten | Event::TaskEnded => {}
+            Event::TaskEnded => {}
             Event::Drain => {
                 // What was published before is for those who are held until now.
                 for _ in 0..self.mailbox.len() {
