@@ -15,6 +15,7 @@
 //! It does not cache; that is the edge's part. [`Hub::start`] runs one in this process.
 
 mod broker;
+mod bucket;
 mod client_io;
 pub mod config;
 mod control;

@@ -4,7 +4,6 @@
 //! Pure: it says which channels to purge and which items to publish, in which order and when to ask
 //! again; it does not know sockets or clocks. Read [`Pace`], then `Channel`.
 
-mod bucket;
 mod channel;
 mod coalesce;
 #[cfg(test)]
@@ -22,8 +21,8 @@ use grip::publish::{Item, Purge};
 use rustc_hash::FxHashMap;
 
 use crate::broker::{Admitted, Room};
+use crate::bucket::Bucket;
 use crate::config::{self, ChannelRule, Keep, PurgeRate};
-use bucket::Bucket;
 use channel::{Cause, Channel, Due, Held, Lane, Wait};
 
 /// Channels in one purge request, as many as the edge accepts.
@@ -173,7 +172,10 @@ impl<T> Pace<T> {
     pub(crate) fn new(settings: Settings) -> Self {
         let rate = settings.purging.as_ref().and_then(|purging| purging.rate);
         Self {
-            bucket: rate.map(Bucket::new),
+            bucket: rate.map(|rate| {
+                let interval = Duration::from_secs(1) / rate.per_second.get();
+                Bucket::new(interval, rate.burst)
+            }),
             settings,
             channels: FxHashMap::default(),
             timers: BTreeSet::new(),

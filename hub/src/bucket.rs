@@ -1,13 +1,12 @@
-//! How many channels may be purged yet.
+//! How much of something may happen yet, if it is limited in the long run.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
-
-use crate::config::PurgeRate;
 
 /// A token bucket that fills evenly. Holds no count but the instant at which it will be full, so
 /// that nothing has to be added up while time passes.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     /// In which one token comes.
     interval: Duration,
     /// What the bucket holds, as the time in which it fills.
@@ -17,36 +16,35 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket.
-    pub(super) fn new(rate: PurgeRate) -> Self {
-        let interval = Duration::from_secs(1) / rate.per_second.get();
+    /// A full bucket of so many tokens, one of which comes in each interval.
+    pub(crate) fn new(interval: Duration, tokens: NonZeroU32) -> Self {
         Self {
             interval,
-            capacity: interval * rate.burst.get(),
+            capacity: interval * tokens.get(),
             full_at: None,
         }
     }
 
     /// Tokens that are there.
-    pub(super) fn available(&self, now: Instant) -> usize {
+    pub(crate) fn available(&self, now: Instant) -> usize {
         let missing = self
             .full_at
             .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         let there = self.capacity.saturating_sub(missing).as_nanos();
-        // An interval is a second divided by at most 2^32, and rounds to nothing at worst.
+        // An interval may have been rounded to nothing.
         let tokens = there / self.interval.as_nanos().max(1);
         usize::try_from(tokens).unwrap_or(usize::MAX)
     }
 
     /// Takes tokens, at most those that are there.
-    pub(super) fn take(&mut self, tokens: usize, now: Instant) {
+    pub(crate) fn take(&mut self, tokens: usize, now: Instant) {
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         let from = self.full_at.map_or(now, |at| at.max(now));
         self.full_at = Some(from + self.interval * tokens);
     }
 
     /// When there is a token, if not now.
-    pub(super) fn next_token(&self) -> Option<Instant> {
+    pub(crate) fn next_token(&self) -> Option<Instant> {
         self.full_at?
             .checked_sub(self.capacity)
             .map(|empty| empty + self.interval)
@@ -56,18 +54,13 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::num::NonZeroU32;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn what_was_taken_comes_back_evenly() {
         let start = tokio::time::Instant::now().into_std();
-        let number = |number| NonZeroU32::new(number).unwrap();
-        let mut bucket = Bucket::new(PurgeRate {
-            per_second: number(2),
-            burst: number(3),
-        });
+        let mut bucket = Bucket::new(SECOND / 2, NonZeroU32::new(3).unwrap());
         assert_eq!(bucket.available(start), 3);
         assert_eq!(bucket.next_token(), None);
         bucket.take(3, start);
