@@ -22,8 +22,8 @@ use crate::routes::reload::{self, Reloader};
 use crate::shard::{self, MAILBOX};
 use crate::upstream::TlsConfig;
 
-/// Connections that may wait to be accepted, on each listener.
-const BACKLOG: i32 = 4096;
+/// Publishers' connections that may wait to be accepted.
+const CONTROL_BACKLOG: usize = 4096;
 
 /// Why a hub does not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,17 +65,20 @@ impl Hub {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let listeners =
-            listeners(config.listen, config.shards).map_err(|source| StartError::Bind {
-                address: config.listen,
-                purpose: "clients",
-                source,
+            listeners(config.listen, config.shards, config.limits.backlog).map_err(|source| {
+                StartError::Bind {
+                    address: config.listen,
+                    purpose: "clients",
+                    source,
+                }
             })?;
         let bind_control = |source| StartError::Bind {
             address: config.control,
             purpose: "publishers",
             source,
         };
-        let control_listener = listener(config.control, Sharing::Alone).map_err(bind_control)?;
+        let control_listener =
+            listener(config.control, Sharing::Alone, CONTROL_BACKLOG).map_err(bind_control)?;
         let listen = listeners[0].local_addr()?;
         let control = control_listener.local_addr()?;
 
@@ -261,12 +264,16 @@ fn run_control(
 }
 
 /// One listener a shard on the same address; the kernel spreads connections over them.
-fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+fn listeners(
+    address: SocketAddr,
+    count: usize,
+    backlog: usize,
+) -> io::Result<Vec<std::net::TcpListener>> {
     // Alone first: another process on the same address would get part of the clients.
-    drop(listener(address, Sharing::Alone)?);
-    let first = listener(address, Sharing::Shared)?;
+    drop(listener(address, Sharing::Alone, backlog)?);
+    let first = listener(address, Sharing::Shared, backlog)?;
     let address = first.local_addr()?;
-    let others = (1..count).map(|_| listener(address, Sharing::Shared));
+    let others = (1..count).map(|_| listener(address, Sharing::Shared, backlog));
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
@@ -276,7 +283,11 @@ enum Sharing {
     Shared,
 }
 
-fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpListener> {
+fn listener(
+    address: SocketAddr,
+    sharing: Sharing,
+    backlog: usize,
+) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -288,6 +299,6 @@ fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpLi
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }

@@ -171,6 +171,8 @@ pub struct Limits {
     pub total_pending_bytes: usize,
     /// Client connections of one shard.
     pub connections: usize,
+    /// Connections that may wait to be accepted by one shard; the system may allow fewer.
+    pub backlog: usize,
     /// Bytes in a publish request.
     pub publish_bytes: usize,
     /// Items of all publish requests that wait for the shards.
@@ -654,6 +656,7 @@ impl Checker<'_> {
                 1,
             ),
             connections: self.limit("connections", raw.connections, 1_000_000, 1),
+            backlog: self.limit("backlog", raw.backlog, 4096, 1),
             publish_bytes: self.limit("publish_bytes", raw.publish_bytes, 1_000_000, 1),
             waiting_items: self.limit("waiting_items", raw.waiting_items, 100_000, 1),
             waiting_bytes: self.limit("waiting_bytes", raw.waiting_bytes, 256 << 20, 1),
