@@ -1,7 +1,8 @@
 //! The socket under hyper, and what has to be known about its writes.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -208,6 +210,52 @@ pub(crate) async fn refuse(stream: TcpStream, text: &str) {
     write_and_close(stream, response.as_bytes()).await;
 }
 
+/// What a client that has just connected has sent of its first request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Nothing.
+    Nothing,
+    /// Part of it, or what may be.
+    Part,
+    /// All of it.
+    All,
+}
+
+impl Asked {
+    /// Reads what is there. Asks the kernel, as the runtime does not know yet.
+    pub(crate) fn read(stream: &TcpStream) -> Self {
+        let mut request = [0; 4096];
+        let count = (&*SockRef::from(stream)).read(&mut request);
+        let request = count.ok().and_then(|count| request.get(..count));
+        match request {
+            None | Some([]) => Self::Nothing,
+            Some(head) if head.starts_with(b"GET ") && head.ends_with(b"\r\n\r\n") => Self::All,
+            Some(_) => Self::Part,
+        }
+    }
+}
+
+/// Ends a connection with this answer, and waits for nothing. Unless the whole request was read, the
+/// answer may be lost: see [`write_and_close`].
+pub(crate) fn turn_away_at_once(stream: &TcpStream, answer: &str) {
+    let socket = SockRef::from(stream);
+    // A client that is gone needs no answer; and for one that is not, there is room.
+    let _ = (&*socket).write_all(answer.as_bytes());
+    let _ = socket.shutdown(Shutdown::Write);
+}
+
+/// Answers the request that is coming with this, and ends the connection.
+///
+/// The request's first bytes are waited for, if not for long: clients don't expect an answer before
+/// they have asked, and some would take it for a mistake.
+pub(crate) async fn turn_away(stream: TcpStream, asked: Asked, answer: String) {
+    if asked == Asked::Nothing {
+        // Whether it asks, is silent or is gone shows when the answer is written.
+        let _ = tokio::time::timeout(LINGER, stream.peek(&mut [0])).await;
+    }
+    write_and_close(stream, answer.as_bytes()).await;
+}
+
 /// Writes a last answer, then reads on for a while: input that nobody read would make the kernel
 /// reset the connection, and the answer would be lost.
 pub(crate) async fn write_and_close(mut stream: TcpStream, answer: &[u8]) {
@@ -231,4 +279,37 @@ pub(crate) async fn discard(io: &mut (impl AsyncRead + Unpin)) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// What of a request is there if a client has sent this much.
+    async fn asked(sent: &[u8]) -> Asked {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(sent).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        if !sent.is_empty() {
+            stream.peek(&mut [0]).await.unwrap();
+        }
+        Asked::read(&stream)
+    }
+
+    #[tokio::test]
+    async fn a_whole_request_is_told_from_what_may_go_on() {
+        let cases = [
+            ("", Asked::Nothing),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Asked::All),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", Asked::Part),
+            ("POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n", Asked::Part),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Asked::Part),
+        ];
+        for (sent, expected) in cases {
+            assert_eq!(asked(sent.as_bytes()).await, expected, "{sent:?}");
+        }
+    }
 }

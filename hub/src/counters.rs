@@ -58,6 +58,10 @@ counters! {
     connections: "gripline_connections_total", "counter";
     /// Client connections refused because the limit of open ones was reached.
     connections_refused: "gripline_connections_refused_total", "counter";
+    /// Client connections refused because they came faster than `accept_rate`.
+    connections_paced: "gripline_connections_paced_total", "counter";
+    /// Client connections refused before their request came, because too many were waited for.
+    connections_unheard: "gripline_connections_unheard_total", "counter";
     /// Holds over HTTP/2 refused because the limit of open connections was reached.
     holds_refused: "gripline_holds_refused_total", "counter";
     /// Requests received from clients.

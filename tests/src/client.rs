@@ -254,7 +254,7 @@ impl Client {
     }
 
     /// Reads the rest of a response.
-    pub(crate) async fn response_after(&mut self, head: Head) -> Response {
+    pub async fn response_after(&mut self, head: Head) -> Response {
         let mut body = Vec::new();
         let is_complete = loop {
             match self.try_piece().await {

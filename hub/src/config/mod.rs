@@ -12,6 +12,7 @@ mod raw;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,9 @@ pub use raw::{
 
 /// `hub.toml` with every setting, its default and its meaning; `--print-config` shows it.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// More than a machine accepts.
+const MAX_ACCEPT_RATE: u32 = 1_000_000;
 
 /// What the hub's code may rely on.
 #[derive(Debug, Clone)]
@@ -171,6 +175,8 @@ pub struct Limits {
     pub total_pending_bytes: usize,
     /// Client connections of one shard.
     pub connections: usize,
+    /// Client connections that are let in a second, by all shards together.
+    pub accept_rate: Option<NonZeroU32>,
     /// Connections that may wait to be accepted by one shard; the system may allow fewer.
     pub backlog: usize,
     /// Bytes in a publish request.
@@ -656,6 +662,7 @@ impl Checker<'_> {
                 1,
             ),
             connections: self.limit("connections", raw.connections, 1_000_000, 1),
+            accept_rate: self.accept_rate(raw.accept_rate.unwrap_or(0)),
             backlog: self.limit("backlog", raw.backlog, 4096, 1),
             publish_bytes: self.limit("publish_bytes", raw.publish_bytes, 1_000_000, 1),
             waiting_items: self.limit("waiting_items", raw.waiting_items, 100_000, 1),
@@ -672,6 +679,19 @@ impl Checker<'_> {
                 filters: grip.filters,
             },
         }
+    }
+
+    /// `None` is no limit.
+    fn accept_rate(&mut self, per_second: u32) -> Option<NonZeroU32> {
+        if per_second > MAX_ACCEPT_RATE {
+            return self.mistake(
+                "limits.accept_rate",
+                format_args!(
+                    "{per_second} is too large; at most {MAX_ACCEPT_RATE}, or 0 for no limit"
+                ),
+            );
+        }
+        NonZeroU32::new(per_second)
     }
 
     fn limit(&mut self, key: &str, value: Option<usize>, default: usize, least: usize) -> usize {
@@ -795,6 +815,10 @@ mod tests {
         check_mistake(
             "[limits]\nhead_bytes = 1",
             "limits.head_bytes: 1 is too small; at least 8192",
+        );
+        check_mistake(
+            "[limits]\nbacklog = 0\naccept_rate = 1000001",
+            "limits.accept_rate: 1000001 is too large; at most 1000000, or 0 for no limit\nlimits.backlog: 0 is too small",
         );
         check_mistake(
             "[limits]\nwaiting_items = 0\nwaiting_bytes = 0",

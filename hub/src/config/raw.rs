@@ -207,6 +207,8 @@ pub struct RawLimits {
     pub total_pending_bytes: Option<usize>,
     /// Client connections of one shard.
     pub connections: Option<usize>,
+    /// Client connections that are let in a second.
+    pub accept_rate: Option<u32>,
     /// Connections that may wait to be accepted by one shard.
     pub backlog: Option<usize>,
     /// Bytes in a publish request.

@@ -4,6 +4,7 @@
 //! Client connections that are not held are tasks on the same thread; they hand a connection over
 //! when a response asks for a hold, and get it back when the hold is over.
 
+mod admission;
 mod held;
 
 use std::io;
@@ -27,7 +28,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 use crate::broker::BrokerHandle;
-use crate::client_io;
+use crate::client_io::{self, Asked};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::engine::{AfterHold, Budget, Engine, Flow, Outbox, Output, Reply};
@@ -43,6 +44,7 @@ use crate::proxy::{Held, Proxy};
 use crate::routes::Routes;
 use crate::upstream::TlsConfig;
 use crate::wire::{End, Wire, WireEvent, Wires};
+use admission::{Admission, Reason, Refusal};
 use held::{HeldSet, Readiness};
 
 /// Commands that may wait for a shard.
@@ -60,6 +62,9 @@ const READ: usize = 64 * 1024;
 const READS_PER_TURN: usize = 8;
 /// How long a client may say nothing, not even to the kernel, before the kernel asks for it.
 const VANISHED_AFTER: Duration = Duration::from_mins(2);
+/// Clients without a place whose requests are waited for before they are refused, each for two
+/// seconds at most and with a few kilobytes. Others are refused at once.
+const REFUSALS: usize = 1024;
 /// How often a drain lets go of some of the held connections.
 const DRAIN_BEAT: Duration = Duration::from_millis(50);
 /// Fewest connections that a drain lets go of at a time.
@@ -142,6 +147,9 @@ struct Shard {
     reports: mpsc::UnboundedReceiver<Report>,
     report_sender: mpsc::UnboundedSender<Report>,
     listener: Option<TcpListener>,
+    admission: Admission,
+    /// Clients without a place whose requests are waited for.
+    refusals: JoinSet<()>,
     mailbox: mpsc::Receiver<Command>,
     commands: Vec<Command>,
     /// How many may be taken before all connections are written to.
@@ -172,6 +180,8 @@ impl Shard {
             Arc::clone(&parts.counters),
             parts.epoch,
         );
+        let limits = &parts.config.limits;
+        let admission = Admission::new(limits.connections, limits.accept_rate, parts.config.shards);
         let (handover_sender, handovers) = mpsc::unbounded_channel();
         let (pipe_event_sender, pipe_events) = mpsc::unbounded_channel();
         let (wire_event_sender, wire_events) = mpsc::unbounded_channel();
@@ -201,6 +211,8 @@ impl Shard {
             reports: parts.reports,
             report_sender: parts.report_sender,
             listener: Some(TcpListener::from_std(parts.listener)?),
+            admission,
+            refusals: JoinSet::new(),
             mailbox: parts.mailbox,
             commands: Vec::with_capacity(COMMANDS_PER_TURN),
             commands_left: COMMANDS_PER_TURN,
@@ -225,6 +237,7 @@ impl Shard {
             self.settle().await;
             // Each keeps its memory until then; in a storm one a turn would be too few.
             while self.tasks.try_join_next().is_some() {}
+            while self.refusals.try_join_next().is_some() {}
         }
         tracing::debug!(
             shard = self.id.0,
@@ -265,6 +278,7 @@ impl Shard {
             (stream, peer) = accept(self.listener.as_ref()) => Event::Accepted(stream, peer),
             () = until(deadline) => Event::Deadline,
             Some(_) = self.tasks.join_next() => Event::TaskEnded,
+            Some(_) = self.refusals.join_next() => Event::TaskEnded,
             () = draining(&mut self.life), if self.drain.is_none() => Event::Drain,
             () = until(drain_beat) => Event::DrainBeat,
         }
@@ -352,9 +366,8 @@ impl Shard {
     }
 
     fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if self.is_full() {
-            self.counters.connections_refused.increment();
-            return;
+        if let Err(refusal) = self.admission.admit(self.open_connections(), self.now) {
+            return self.turn_away(stream, refusal);
         }
         self.counters.connections.increment();
         if let Err(error) = prepare(&stream) {
@@ -362,6 +375,25 @@ impl Shard {
         }
         let connection = self.connection(stream, peer, Bytes::new(), None);
         self.tasks.spawn_local(connection.serve_new());
+    }
+
+    fn turn_away(&mut self, stream: TcpStream, refusal: Refusal) {
+        let counter = match refusal.reason {
+            Reason::Full => &self.counters.connections_refused,
+            Reason::TooFast => &self.counters.connections_paced,
+        };
+        counter.increment();
+        let answer = refusal.answer();
+        let asked = Asked::read(&stream);
+        if asked == Asked::All {
+            client_io::turn_away_at_once(&stream, &answer);
+        } else if self.refusals.len() < REFUSALS {
+            self.refusals
+                .spawn_local(client_io::turn_away(stream, asked, answer));
+        } else {
+            self.counters.connections_unheard.increment();
+            client_io::turn_away_at_once(&stream, &answer);
+        }
     }
 
     /// Reads requests from an HTTP/1 connection in a task of its own.
@@ -396,9 +428,13 @@ impl Shard {
         }
     }
 
+    /// How many connections are open, but for those that are refused.
+    fn open_connections(&self) -> usize {
+        self.tasks.len() + self.held.len() + self.pipes.len() + self.wires.len()
+    }
+
     fn is_full(&self) -> bool {
-        let open = self.tasks.len() + self.held.len() + self.pipes.len() + self.wires.len();
-        open >= self.config.limits.connections
+        self.admission.is_full(self.open_connections())
     }
 
     fn hold(&mut self, handover: Handover, now: std::time::Instant) {
@@ -727,7 +763,10 @@ impl Shard {
         let Some(drain) = &self.drain else {
             return false;
         };
-        let is_done = self.engine.len() == 0 && self.tasks.is_empty() && self.handovers.is_empty();
+        let is_done = self.engine.len() == 0
+            && self.tasks.is_empty()
+            && self.refusals.is_empty()
+            && self.handovers.is_empty();
         is_done || Instant::now() >= drain.deadline
     }
 }
