@@ -240,6 +240,11 @@ impl Wires {
         wire.resume();
     }
 
+    /// Whether there is such a wire.
+    pub(crate) fn has(&self, key: ConnectionKey, end: End) -> bool {
+        self.held.contains_key(&(key, end))
+    }
+
     /// Moves what there is room for out of the outbox, and says how many bytes that is; `None` if
     /// there is no such wire.
     pub(crate) fn write(

@@ -198,8 +198,8 @@ fn beginning(bytes: &[u8], kind: Kind) -> io::Result<Option<usize>> {
         Kind::WebSocket => (&b"HTTP/1.1 101"[..], &b"\r\n\r\n"[..]),
     };
     if !bytes.starts_with(status) {
-        let head = String::from_utf8_lossy(&bytes[..head]).into_owned();
-        return Err(io::Error::other(head));
+        let answer = String::from_utf8_lossy(bytes).into_owned();
+        return Err(io::Error::other(answer));
     }
     Ok(memmem::find(bytes, mark).map(|at| at + mark.len()))
 }

@@ -132,7 +132,10 @@ impl Proxy {
             }
             Err(_) if asked.body.has_failed() => Err(ProxyError::ClientBody),
             Err(error) => match returned.await {
-                Ok(content) => Ok((Attempt::Failed(error, content), rest)),
+                Ok(content) => {
+                    tracing::debug!(%target, %error, "no answer from a target");
+                    Ok((Attempt::Failed(error, content), rest))
+                }
                 Err(_) => Err(ProxyError::Origin),
             },
         }

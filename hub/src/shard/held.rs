@@ -145,6 +145,11 @@ impl HeldSet {
         input.map(|input| Bytes::from(*input)).unwrap_or_default()
     }
 
+    /// Whether the connection is here.
+    pub(crate) fn has(&mut self, key: ConnectionKey) -> bool {
+        self.get(key).is_some()
+    }
+
     /// Whether what the client sends is for [`Self::read`].
     pub(crate) fn listens(&mut self, key: ConnectionKey) -> bool {
         self.get(key)

@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
@@ -60,6 +60,8 @@ const WRITES_PER_TURN: usize = 256;
 const READ: usize = 64 * 1024;
 /// Reads from one WebSocket before others have their turn.
 const READS_PER_TURN: usize = 8;
+/// Origins that are told at a time that clients have left.
+const FAREWELLS: usize = 64;
 /// How long a client may say nothing, not even to the kernel, before the kernel asks for it.
 const VANISHED_AFTER: Duration = Duration::from_mins(2);
 /// Clients without a place whose requests are waited for before they are refused, each for two
@@ -139,6 +141,9 @@ struct Shard {
     origins: FxHashMap<ConnectionKey, Upgraded>,
     wire_events: mpsc::UnboundedReceiver<WireEvent>,
     wire_event_sender: mpsc::UnboundedSender<WireEvent>,
+    /// Room for requests of WebSockets whose clients have left. Where all leave at once, nobody
+    /// waits for these, but a connection for each would leave none for others.
+    farewells: Rc<Semaphore>,
     /// Requests of WebSockets that are under way.
     exchanges: JoinSet<(ConnectionKey, Exchanged)>,
     /// Room for what is read of WebSockets.
@@ -205,6 +210,7 @@ impl Shard {
             origins: FxHashMap::default(),
             wire_events,
             wire_event_sender,
+            farewells: Rc::new(Semaphore::new(FAREWELLS)),
             exchanges: JoinSet::new(),
             buffer: vec![0; READ].into(),
             errands: parts.errands,
@@ -569,7 +575,13 @@ impl Shard {
         meta: HeaderMap,
     ) {
         let proxy = Rc::clone(&self.proxy);
+        let has_left = !self.held.has(key) && !self.wires.has(key, End::Client);
+        let farewells = has_left.then(|| Rc::clone(&self.farewells));
         self.exchanges.spawn_local(async move {
+            let _turn = match &farewells {
+                Some(farewells) => farewells.acquire().await.ok(),
+                None => None,
+            };
             let exchanged = proxy.exchange_events(&handshake, request, meta).await;
             (key, exchanged)
         });
