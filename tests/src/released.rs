@@ -26,12 +26,22 @@ pub struct Hub {
 impl Hub {
     /// Builds and starts a hub with this origin and these lines of `hub.toml`.
     pub fn start(origin: &str, config: &str) -> Self {
+        Self::start_with(&["--origin", origin], config)
+    }
+
+    /// The same with routes in the configuration in place of an origin.
+    pub fn start_routed(config: &str) -> Self {
+        Self::start_with(&[], config)
+    }
+
+    fn start_with(arguments: &[&str], config: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("hub.toml");
         std::fs::write(&file, config).expect("a file");
         let mut child = Command::new(build())
             .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
-            .args(["--origin", origin, "--sig-key", "changeme"])
+            .args(["--sig-key", "changeme"])
+            .args(arguments)
             .args(["--log", "json", "--config"])
             .arg(&file)
             .stderr(Stdio::piped())
@@ -69,6 +79,26 @@ impl Hub {
     /// Waits until [`Self::metric`] is at least so much.
     pub async fn until(&self, prefix: &str, count: usize) {
         while self.metric(prefix).await < count {}
+    }
+
+    /// Waits until [`Self::metric`] is nothing.
+    pub async fn until_none(&self, prefix: &str) {
+        while self.metric(prefix).await > 0 {}
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        self.count("fd")
+    }
+
+    /// Threads that run.
+    pub fn threads(&self) -> usize {
+        self.count("task")
+    }
+
+    fn count(&self, directory: &str) -> usize {
+        let path = format!("/proc/{}/{directory}", self.child.id());
+        std::fs::read_dir(path).expect("the hub runs").count()
     }
 
     /// Bytes of memory that are this process's alone.

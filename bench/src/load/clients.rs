@@ -190,9 +190,9 @@ impl Clients {
 
 /// Where the beginning of a held connection ends, if it is there.
 fn beginning(bytes: &[u8], kind: Kind) -> io::Result<Option<usize>> {
-    let Some(head) = memmem::find(bytes, b"\r\n\r\n") else {
+    if memmem::find(bytes, b"\r\n\r\n").is_none() {
         return Ok(None);
-    };
+    }
     let (status, mark) = match kind {
         Kind::Stream | Kind::Poll => (&b"HTTP/1.1 200"[..], READY.as_bytes()),
         Kind::WebSocket => (&b"HTTP/1.1 101"[..], &b"\r\n\r\n"[..]),
