@@ -106,7 +106,7 @@ fn main() -> anyhow::Result<()> {
     let candidates = if arguments.alone {
         vec![bench.hub()]
     } else {
-        bench.all()
+        bench.all()?
     };
     for scenario in Scenario::value_variants() {
         let chosen = &arguments.scenarios;

@@ -32,7 +32,7 @@ impl Origin {
             .spawn(move || {
                 let ended = pin(&cores).and_then(|()| serve::serve(listener, &mut answers));
                 // Servers would be measured without it.
-                eprintln!("the origin has ended: {ended:?}");
+                println!("the origin has ended: {ended:?}");
             })?;
         Ok(Self { address, requests })
     }

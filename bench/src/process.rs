@@ -4,6 +4,7 @@ use std::io;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// A process that was started here; ends when it is dropped.
@@ -25,16 +26,49 @@ impl Process {
         &mut self.0
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.0.id()
+    /// The process and all that it has started, directly or not.
+    pub(crate) fn family(&self) -> Vec<u32> {
+        let parents: Vec<(u32, u32)> = parents().collect();
+        let mut family = vec![self.0.id()];
+        let mut known = 0;
+        while known < family.len() {
+            let parent = family[known];
+            let children = parents.iter().filter(|(_, of)| *of == parent);
+            family.extend(children.map(|(child, _)| *child));
+            known += 1;
+        }
+        family
     }
 }
 
 impl Drop for Process {
+    /// Ends it as a user would, so that it ends what it has started.
     fn drop(&mut self) {
+        const PATIENCE: u32 = 500;
+        if let Some(id) = Pid::from_raw(self.0.id().cast_signed()) {
+            let _ = kill_process(id, Signal::TERM);
+        }
+        for _ in 0..PATIENCE {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// All processes with their parents.
+fn parents() -> impl Iterator<Item = (u32, u32)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // Behind the name, which may hold anything but this.
+        let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+        Some((id, parent.parse().ok()?))
+    })
 }
 
 /// Has this thread, and what it starts, run on these processors only; on all that there are if

@@ -47,6 +47,13 @@ impl Row {
         self
     }
 
+    fn line(&self, figures: &[String]) -> String {
+        let Self {
+            setting, server, ..
+        } = self;
+        format!("| {setting} | {server} | {} |\n", figures.join(" | "))
+    }
+
     fn is_alike(&self, other: &Self) -> bool {
         self.scenario == other.scenario
             && self.setting == other.setting
@@ -90,21 +97,17 @@ impl Report {
                 scenario = row.scenario;
                 let names = row.order.join(" | ");
                 let lines = "---:|".repeat(row.order.len());
-                text += &format!(
+                let heading = format!(
                     "\n### {scenario}\n\n| setting | server | {names} |\n|---|---|{lines}\n"
                 );
+                text.push_str(&heading);
             }
             let figures: Vec<String> = row
                 .order
                 .iter()
                 .map(|name| number(row.figures[name]))
                 .collect();
-            text += &format!(
-                "| {} | {} | {} |\n",
-                row.setting,
-                row.server,
-                figures.join(" | ")
-            );
+            text.push_str(&row.line(&figures));
         }
         text
     }

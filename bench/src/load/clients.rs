@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use super::{Arrival, Readiness};
 use crate::item::{Finder, Item};
-use crate::origin::READY;
 use crate::server::Dialect;
 use crate::socket::{self, Received};
 
@@ -30,7 +29,7 @@ pub(super) struct Clients {
     address: SocketAddr,
     dialect: Dialect,
     kind: Kind,
-    clients: Vec<Client>,
+    all: Vec<Client>,
     opening: usize,
     held: usize,
 }
@@ -67,7 +66,7 @@ impl Clients {
             address,
             dialect,
             kind: Kind::Stream,
-            clients: Vec::new(),
+            all: Vec::new(),
             opening: 0,
             held: 0,
         }
@@ -80,7 +79,7 @@ impl Clients {
 
     /// All that there ever were.
     pub(super) fn len(&self) -> usize {
-        self.clients.len()
+        self.all.len()
     }
 
     pub(super) fn opening(&self) -> usize {
@@ -93,12 +92,12 @@ impl Clients {
 
     pub(super) fn connect(&mut self, kind: Kind, channels: &[u32], poll: &Poll) -> io::Result<()> {
         self.kind = kind;
-        let number = self.clients.len();
+        let number = self.all.len();
         let from = u32::try_from(number).unwrap_or(0);
         let mut stream = socket::connect(self.address, from)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut stream, Token(number), both)?;
-        self.clients.push(Client {
+        self.all.push(Client {
             stream,
             state: State::New,
             finder: Finder::default(),
@@ -110,7 +109,7 @@ impl Clients {
 
     /// The channel of each subscription of a client that reads.
     pub(super) fn subscriptions(&self) -> impl Iterator<Item = u32> {
-        let held = self.clients.iter();
+        let held = self.all.iter();
         let held = held.filter(|client| matches!(client.state, State::Held));
         held.flat_map(|client| client.heard.all().iter().map(|item| item.channel))
     }
@@ -121,7 +120,7 @@ impl Clients {
         poll: &Poll,
     ) -> io::Result<()> {
         for number in numbers {
-            let client = &mut self.clients[number];
+            let client = &mut self.all[number];
             client.state = State::Stopped;
             poll.registry().deregister(&mut client.stream)?;
         }
@@ -136,7 +135,7 @@ impl Clients {
         buffer: &mut [u8],
         mut arrived: impl FnMut(Item, Arrival),
     ) -> io::Result<()> {
-        let client = &mut self.clients[number];
+        let client = &mut self.all[number];
         if readiness.is_writable && matches!(client.state, State::New) {
             if let Some(error) = client.stream.take_error()? {
                 return Err(error);
@@ -159,7 +158,7 @@ impl Clients {
                     let mut bytes = &buffer[..count];
                     if let State::Opening(begun) = &mut client.state {
                         begun.extend_from_slice(bytes);
-                        let Some(end) = beginning(begun, self.kind)? else {
+                        let Some(end) = beginning(begun, self.kind, self.dialect)? else {
                             return Ok(());
                         };
                         // What came with it is of this piece.
@@ -189,12 +188,12 @@ impl Clients {
 }
 
 /// Where the beginning of a held connection ends, if it is there.
-fn beginning(bytes: &[u8], kind: Kind) -> io::Result<Option<usize>> {
+fn beginning(bytes: &[u8], kind: Kind, dialect: Dialect) -> io::Result<Option<usize>> {
     if memmem::find(bytes, b"\r\n\r\n").is_none() {
         return Ok(None);
     }
     let (status, mark) = match kind {
-        Kind::Stream | Kind::Poll => (&b"HTTP/1.1 200"[..], READY.as_bytes()),
+        Kind::Stream | Kind::Poll => (&b"HTTP/1.1 200"[..], dialect.beginning()),
         Kind::WebSocket => (&b"HTTP/1.1 101"[..], &b"\r\n\r\n"[..]),
     };
     if !bytes.starts_with(status) {

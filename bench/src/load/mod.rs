@@ -257,7 +257,8 @@ impl Load {
                 let number = self.channels.publish(channel, at);
                 debug_assert_eq!(self.channels.source(channel), index);
                 let kind = self.clients.kind();
-                self.publishers.publish(Item { channel, number }, kind)?;
+                self.publishers
+                    .publish(Item { channel, number }, kind, &self.poll)?;
                 source.left -= 1;
                 source.outstanding += 1;
                 source.outcome.published += 1;

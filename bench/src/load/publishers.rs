@@ -10,7 +10,7 @@ use super::FIRST_PUBLISHER;
 use super::clients::Kind;
 use crate::item::Item;
 use crate::server::Dialect;
-use crate::socket::{self, Received};
+use crate::socket::{self, Received, header};
 
 #[derive(Debug)]
 pub(super) struct Publishers {
@@ -24,6 +24,8 @@ pub(super) struct Publishers {
 struct Publisher {
     stream: TcpStream,
     input: Vec<u8>,
+    /// The server closes the connection after its last answer.
+    is_over: bool,
 }
 
 impl Publishers {
@@ -33,19 +35,7 @@ impl Publishers {
         count: usize,
         poll: &Poll,
     ) -> io::Result<Self> {
-        let connections = (0..count).map(|number| {
-            let stream = std::net::TcpStream::connect(address)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            let mut stream = TcpStream::from_std(stream);
-            let token = Token(FIRST_PUBLISHER + number);
-            poll.registry()
-                .register(&mut stream, token, Interest::READABLE)?;
-            Ok(Publisher {
-                stream,
-                input: Vec::new(),
-            })
-        });
+        let connections = (0..count).map(|number| Publisher::connect(address, number, poll));
         Ok(Self {
             dialect,
             address,
@@ -59,17 +49,21 @@ impl Publishers {
     }
 
     /// Publishes over a connection that is idle.
-    pub(super) fn publish(&mut self, item: Item, kind: Kind) -> io::Result<()> {
+    pub(super) fn publish(&mut self, item: Item, kind: Kind, poll: &Poll) -> io::Result<()> {
         let idle = self.idle.pop();
         let number = idle.ok_or_else(|| io::Error::other("no idle publisher"))?;
         let request = self.dialect.publish(self.address, item, kind);
-        socket::send(&self.connections[number].stream, &request)
+        let publisher = &mut self.connections[number];
+        if publisher.is_over {
+            *publisher = Publisher::connect(self.address, number, poll)?;
+        }
+        socket::send(&publisher.stream, &request)
     }
 
     /// Reads answers; anything but success ends the run.
     pub(super) fn read(&mut self, number: usize, buffer: &mut [u8]) -> io::Result<()> {
         let publisher = &mut self.connections[number];
-        loop {
+        while !publisher.is_over {
             match socket::receive(&publisher.stream, buffer)? {
                 Received::Bytes(count) => publisher.input.extend_from_slice(&buffer[..count]),
                 Received::Nothing => return Ok(()),
@@ -77,13 +71,32 @@ impl Publishers {
             }
             if let Some((head, body)) = socket::message(&publisher.input) {
                 if !head.starts_with(b"HTTP/1.1 2") {
-                    let text = String::from_utf8_lossy(head).into_owned();
+                    let text = String::from_utf8_lossy(&publisher.input).into_owned();
                     return Err(io::Error::other(text));
                 }
+                publisher.is_over = header(head, "connection") == Some("close");
                 let size = head.len() + body.len();
                 publisher.input.drain(..size);
                 self.idle.push(number);
             }
         }
+        Ok(())
+    }
+}
+
+impl Publisher {
+    fn connect(address: SocketAddr, number: usize, poll: &Poll) -> io::Result<Self> {
+        let stream = std::net::TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        let token = Token(FIRST_PUBLISHER + number);
+        poll.registry()
+            .register(&mut stream, token, Interest::READABLE)?;
+        Ok(Self {
+            stream,
+            input: Vec::new(),
+            is_over: false,
+        })
     }
 }

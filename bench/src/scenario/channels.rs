@@ -14,7 +14,7 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
     const SUBSCRIBERS: usize = 10_000;
     let mut rows = Vec::new();
     for _ in 0..bench.rounds {
-        for candidate in candidates {
+        for candidate in candidates.iter().filter(|it| !it.is_peer()) {
             let (server, mut load) = bench.start(candidate)?;
             load.open(Kind::Stream, SUBSCRIBERS, WINDOW, |number| {
                 vec![u32::try_from(number).unwrap_or(0) % CHANNELS]

@@ -7,10 +7,11 @@ use crate::load::Kind;
 use crate::report::Row;
 
 /// Clients that are set up at a time.
-const WINDOW: usize = 256;
+const WINDOW: usize = 16;
 
 /// Subscribers, items that are on their way at a time, and items in all.
-const SETTINGS: [(usize, u32, u32); 4] = [
+const SETTINGS: [(usize, u32, u32); 5] = [
+    (100, 1, 50),
     (1_000, 1, 400),
     (1_000, 8, 3_200),
     (1_000, 64, 16_000),
@@ -24,7 +25,11 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
         for setting in SETTINGS {
             for _ in 0..bench.rounds {
                 for candidate in candidates {
-                    rows.push(one(bench, candidate, kind, setting)?);
+                    // They would take minutes.
+                    if candidate.is_peer() && setting.0 > 1_000 {
+                        continue;
+                    }
+                    rows.extend(candidate.forgive(one(bench, candidate, kind, setting))?);
                 }
             }
         }

@@ -36,6 +36,8 @@ pub(crate) struct Bench {
 pub(crate) enum Candidate {
     Wall(Writes),
     Hub(Hub),
+    Pushpin,
+    Nchan,
 }
 
 impl Candidate {
@@ -44,24 +46,57 @@ impl Candidate {
             Self::Wall(Writes::Each) => "raw epoll, one write each",
             Self::Wall(Writes::Merged) => "raw epoll, merging",
             Self::Hub(_) => "Gripline",
+            Self::Pushpin => "Pushpin",
+            Self::Nchan => "nginx with nchan",
         }
     }
 
-    pub(crate) fn start(&self, core: usize, origin: SocketAddr) -> io::Result<Server> {
+    /// Starts it; `None` if it is not installed.
+    pub(crate) fn start(&self, core: usize, origin: SocketAddr) -> io::Result<Option<Server>> {
         match self {
-            Self::Wall(writes) => Server::wall(*writes, core),
-            Self::Hub(hub) => hub.start(origin),
+            Self::Wall(writes) => Server::wall(*writes, core).map(Some),
+            Self::Hub(hub) => hub.start(origin).map(Some),
+            Self::Pushpin => Server::pushpin(core, origin),
+            Self::Nchan => Server::nchan(core),
         }
+    }
+
+    /// Whether it is another hub.
+    pub(crate) fn is_peer(&self) -> bool {
+        matches!(self, Self::Pushpin | Self::Nchan)
+    }
+
+    /// What was measured. A peer that fails is left out, with a word of it.
+    pub(crate) fn forgive(&self, row: io::Result<Row>) -> io::Result<Option<Row>> {
+        match row {
+            Err(error) if self.is_peer() => {
+                println!("{} fails: {error}", self.name());
+                Ok(None)
+            }
+            row => row.map(Some),
+        }
+    }
+
+    /// The same if it can be started here.
+    fn installed(self, core: usize, origin: SocketAddr) -> io::Result<Option<Self>> {
+        Ok(self.start(core, origin)?.map(|_| self))
     }
 }
 
 impl Bench {
-    pub(crate) fn all(&self) -> Vec<Candidate> {
-        vec![
+    /// The wall, the hub, and its peers as far as they are installed.
+    pub(crate) fn all(&self) -> io::Result<Vec<Candidate>> {
+        let all = [
             Candidate::Wall(Writes::Each),
             Candidate::Wall(Writes::Merged),
             self.hub(),
-        ]
+            Candidate::Nchan,
+            Candidate::Pushpin,
+        ];
+        let installed = |it: Candidate| it.installed(self.core, self.origin.address);
+        all.into_iter()
+            .filter_map(|it| installed(it).transpose())
+            .collect()
     }
 
     pub(crate) fn hub(&self) -> Candidate {
@@ -71,6 +106,7 @@ impl Bench {
     /// Starts a server, and a load for it.
     pub(crate) fn start(&self, candidate: &Candidate) -> io::Result<(Server, Load)> {
         let server = candidate.start(self.core, self.origin.address)?;
+        let server = server.ok_or_else(|| io::Error::other("it is not installed"))?;
         let load = Load::new(server.clients, server.publish, server.dialect)?;
         Ok((server, load))
     }
@@ -131,7 +167,7 @@ pub(crate) fn measure(
 ) -> io::Result<(Outcome, f64)> {
     let before = server.cpu_time();
     let mut outcomes = load.run(&[source])?;
-    let used = server.cpu_time() - before;
+    let used = server.cpu_time().saturating_sub(before);
     let outcome = outcomes.remove(0);
     let each = used.as_secs_f64() * 1e6 / outcome.delivered.max(1) as f64;
     Ok((outcome, each))

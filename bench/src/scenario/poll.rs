@@ -23,7 +23,7 @@ pub(crate) fn run(bench: &Bench) -> io::Result<Vec<Row>> {
             all.add(&load.run(&[closed(1, 1)])?.remove(0))?;
         }
         server.until("gripline_held_responses", CLIENTS as u64)?;
-        let used = server.cpu_time() - before;
+        let used = server.cpu_time().saturating_sub(before);
         let answers = (all.delivered - CLIENTS as u64) as f64;
         let row = Row::new(
             "long-polls",

@@ -1,16 +1,20 @@
 //! The servers that are measured, each in processes of its own.
 
 mod hub;
+mod nchan;
+mod pushpin;
 mod wall;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::item::Item;
 use crate::load::Kind;
+use crate::origin::READY;
 use crate::process::{self, Process};
 
 pub(crate) use hub::{Hub, build};
@@ -29,13 +33,13 @@ pub(crate) struct Server {
 impl Server {
     /// Processor time that it has used, the kernel's for it included.
     pub(crate) fn cpu_time(&self) -> Duration {
-        let each = self.processes.iter().map(Process::id);
+        let each = self.processes.iter().flat_map(Process::family);
         each.map(process::cpu_time).sum()
     }
 
     /// Bytes of user memory (PSS).
     pub(crate) fn memory(&self) -> u64 {
-        let each = self.processes.iter().map(Process::id);
+        let each = self.processes.iter().flat_map(Process::family);
         each.map(process::memory).sum()
     }
 
@@ -63,12 +67,21 @@ impl Server {
 pub(crate) enum Dialect {
     /// `POST /publish/` with JSON items; paths of the [`crate::origin`].
     Grip,
+    /// `POST` of the content; the channel is in the path.
+    Nchan,
 }
 
 impl Dialect {
     /// A request that publishes an item.
     pub(crate) fn publish(self, to: SocketAddr, item: Item, kind: Kind) -> Vec<u8> {
         let (channel, text) = (channel(item.channel), item.text());
+        if self == Self::Nchan {
+            let length = text.len() + 1;
+            return format!(
+                "POST /publish/{channel} HTTP/1.1\r\nHost: {to}\r\nContent-Length: {length}\r\n\r\n{text}\n"
+            )
+            .into_bytes();
+        }
         let format = match kind {
             Kind::Stream => format!(r#""http-stream":{{"content":"{text}\n"}}"#),
             Kind::WebSocket => format!(r#""ws-message":{{"content":"{text}\n"}}"#),
@@ -90,7 +103,8 @@ impl Dialect {
         channels: impl Iterator<Item = u32>,
     ) -> Vec<u8> {
         let channels = channels.map(channel).collect::<Vec<_>>().join(",");
-        let (path, upgrade) = match kind {
+        let (path, fields) = match kind {
+            Kind::Stream if self == Self::Nchan => ("stream", "Accept: text/event-stream\r\n"),
             Kind::Stream => ("stream", ""),
             Kind::Poll => ("poll", ""),
             Kind::WebSocket => (
@@ -98,8 +112,46 @@ impl Dialect {
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
             ),
         };
-        format!("GET /{path}/{channels} HTTP/1.1\r\nHost: {to}\r\n{upgrade}\r\n").into_bytes()
+        format!("GET /{path}/{channels} HTTP/1.1\r\nHost: {to}\r\n{fields}\r\n").into_bytes()
     }
+
+    /// What a stream begins with once it is held.
+    pub(crate) fn beginning(self) -> &'static [u8] {
+        match self {
+            Self::Grip => READY.as_bytes(),
+            Self::Nchan => b": hi\n",
+        }
+    }
+}
+
+/// An address that nobody listens on, and no client connects from.
+fn free_address() -> io::Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(21_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(address),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether there is a program of this name.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+fn until_it_listens(name: &str, at: SocketAddr, process: &mut Process) -> io::Result<()> {
+    while TcpStream::connect(at).is_err() {
+        if let Some(status) = process.child().try_wait()? {
+            return Err(io::Error::other(format!("{name} has ended: {status}")));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 fn channel(number: u32) -> String {

@@ -376,7 +376,7 @@ impl Shard {
             return self.turn_away(stream, refusal);
         }
         self.counters.connections.increment();
-        if let Err(error) = prepare(&stream) {
+        if let Err(error) = prepare(&stream, self.config.limits.send_buffer) {
             tracing::debug!(%error, "cannot set options of a connection");
         }
         let connection = self.connection(stream, peer, Bytes::new(), None);
@@ -810,13 +810,17 @@ async fn feed(key: ConnectionKey, mut body: Incoming, reports: mpsc::UnboundedSe
 
 /// Small writes must not wait for the client's acknowledgement of the one before; and a client that
 /// vanished without a word must be found out, also on a stream to which nothing is published.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn prepare(stream: &TcpStream, send_buffer: Option<usize>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keep_alive = TcpKeepalive::new()
         .with_time(VANISHED_AFTER)
         .with_interval(Duration::from_secs(30))
         .with_retries(4);
-    SockRef::from(stream).set_tcp_keepalive(&keep_alive)
+    let socket = SockRef::from(stream);
+    if let Some(bytes) = send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    socket.set_tcp_keepalive(&keep_alive)
 }
 
 /// The next connection. Waits out a lack of descriptors, which closing connections cure.
