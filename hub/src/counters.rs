@@ -90,6 +90,8 @@ counters! {
     edge_holds: "gripline_edge_holds_total", "counter";
     /// Hold requests and handed-over requests that no known edge has signed, or that make no sense.
     edge_refused: "gripline_edge_refused_total", "counter";
+    /// Tasks of shards: clients that are not held, and what is read or asked beside held ones.
+    tasks: "gripline_tasks", "gauge";
     /// Streams held open.
     held_streams: "gripline_held_streams", "gauge";
     /// Requests held for an answer.

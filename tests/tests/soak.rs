@@ -329,6 +329,8 @@ struct Sample {
     megabytes: f64,
     descriptors: usize,
     threads: usize,
+    /// Of the hub's runtimes.
+    tasks: usize,
     held: usize,
     /// Processors.
     load: f64,
@@ -341,6 +343,7 @@ impl Sample {
             megabytes: f64::from(u32::try_from(hub.private_bytes() / 1024).unwrap_or(0)) / 1024.0,
             descriptors: hub.descriptors(),
             threads: hub.threads(),
+            tasks: hub.metric("gripline_tasks ").await,
             held: hub.metric("gripline_held_").await,
             load: used.as_secs_f64() / since.0.elapsed().as_secs_f64(),
         }
@@ -393,6 +396,7 @@ async fn nothing_is_left_of_clients_that_have_gone() {
             "gripline_held_",
             "gripline_channels ",
             "gripline_pending_bytes ",
+            "gripline_tasks ",
         ] {
             hub.until_none(gauge).await;
         }

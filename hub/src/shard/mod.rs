@@ -61,7 +61,7 @@ const READ: usize = 64 * 1024;
 /// Reads from one WebSocket before others have their turn.
 const READS_PER_TURN: usize = 8;
 /// Origins that are told at a time that clients have left.
-const FAREWELLS: usize = 64;
+const FAREWELLS: usize = 256;
 /// How long a client may say nothing, not even to the kernel, before the kernel asks for it.
 const VANISHED_AFTER: Duration = Duration::from_mins(2);
 /// Clients without a place whose requests are waited for before they are refused, each for two
@@ -243,6 +243,8 @@ impl Shard {
             self.settle().await;
             // Each keeps its memory until then; in a storm one a turn would be too few.
             while self.tasks.try_join_next().is_some() {}
+            let tasks = self.tasks.len() + self.exchanges.len();
+            self.counters.tasks.set(tasks as u64);
             while self.refusals.try_join_next().is_some() {}
         }
         tracing::debug!(
