@@ -98,6 +98,8 @@ counters! {
     held_responses: "gripline_held_responses", "gauge";
     /// WebSockets held open.
     held_websockets: "gripline_held_websockets", "gauge";
+    /// Subscriptions of held connections to channels.
+    subscriptions: "gripline_subscriptions", "gauge";
     /// Held connections whose client left.
     clients_gone: "gripline_clients_gone_total", "counter";
     /// Held connections closed because their client reads too slowly.

@@ -94,7 +94,9 @@ async fn answer_all(mut stream: TcpStream) {
         }
         let path = head.split(' ').nth(1).unwrap_or_default();
         let channel = path.rsplit('/').next().unwrap_or_default();
-        let answer = if head.starts_with("post") {
+        let answer = if path.starts_with("/nobody") {
+            "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nready\n".to_owned()
+        } else if head.starts_with("post") {
             let is_opening = input[end..].starts_with(b"OPEN");
             accept(if is_opening { channel } else { "" })
         } else {
@@ -360,8 +362,13 @@ async fn nothing_is_left_of_clients_that_have_gone() {
     let (origin, origin_tasks) = start_origin().await;
     let config = CONFIG.replace("ORIGIN", &origin.to_string());
     let hub = Hub::start_routed(&config);
-    let idle = hub.descriptors();
     let world = Arc::new(World::default());
+    // All threads have begun when all shards have served somebody.
+    for number in 0..40 {
+        let stream = connect(hub.listen).await;
+        poll(stream, &format!("/nobody/c{number}"), &world).await;
+    }
+    let idle = hub.descriptors();
     let mut tasks = JoinSet::new();
     tasks.spawn(publish(hub.control, rate, Arc::clone(&world)));
     for number in 0..clients {
@@ -394,7 +401,7 @@ async fn nothing_is_left_of_clients_that_have_gone() {
     let gone = async {
         for gauge in [
             "gripline_held_",
-            "gripline_channels ",
+            "gripline_subscriptions ",
             "gripline_pending_bytes ",
             "gripline_tasks ",
         ] {

@@ -261,6 +261,7 @@ impl Engine {
                 connection.subscriptions[moved.slot] = moved.to;
             }
         }
+        self.show_subscriptions();
         if !names.is_empty() {
             self.outputs.push_back(Output::Detach(names));
         }

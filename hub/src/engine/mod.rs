@@ -294,6 +294,7 @@ impl Engine {
         let slot = connection.subscriptions.len();
         let subscription = self.subscriptions.add(channel, key.index, slot, cursor);
         connection.subscriptions.push(subscription);
+        self.show_subscriptions();
     }
 
     fn begin_stream(
@@ -775,6 +776,12 @@ impl Engine {
         self.counters.held_streams.set(self.streams);
         self.counters.held_responses.set(self.responses);
         self.counters.held_websockets.set(self.websockets);
+        self.show_subscriptions();
+    }
+
+    fn show_subscriptions(&self) {
+        let subscriptions = self.subscriptions.len() as u64;
+        self.counters.subscriptions.set(subscriptions);
     }
 
     fn check_invariants(&self) {

@@ -43,6 +43,7 @@ struct Channel {
 pub(crate) struct Subscriptions {
     ids: FxHashMap<ChannelName, u32>,
     channels: Slab<Channel>,
+    len: usize,
 }
 
 impl Subscriptions {
@@ -57,6 +58,7 @@ impl Subscriptions {
         let channel = self.channel_id(name);
         let subscribers = &mut self.channels[channel as usize].subscribers;
         let position = narrow(subscribers.len());
+        self.len += 1;
         subscribers.push(Subscriber {
             connection,
             slot: narrow(slot),
@@ -71,6 +73,7 @@ impl Subscriptions {
         let position = subscription.position as usize;
         let channel = &mut self.channels[index];
         channel.subscribers.swap_remove(position);
+        self.len -= 1;
         let moved = channel.subscribers.get(position).map(|subscriber| Moved {
             connection: subscriber.connection,
             slot: subscriber.slot as usize,
@@ -82,6 +85,11 @@ impl Subscriptions {
         let channel = self.channels.remove(index);
         self.ids.remove(&channel.name);
         (channel.name, None)
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// The channel of a subscription.
