@@ -7,11 +7,10 @@ use crate::load::Kind;
 use crate::report::Row;
 
 /// Clients that are set up at a time.
-const WINDOW: usize = 16;
+const WINDOW: usize = 64;
 
 /// Subscribers, items that are on their way at a time, and items in all.
-const SETTINGS: [(usize, u32, u32); 5] = [
-    (100, 1, 50),
+const SETTINGS: [(usize, u32, u32); 4] = [
     (1_000, 1, 400),
     (1_000, 8, 3_200),
     (1_000, 64, 16_000),
