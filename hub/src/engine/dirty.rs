@@ -68,8 +68,8 @@ impl Dirty {
         Some(key)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.few.is_empty() && self.many.iter().all(VecDeque::is_empty)
+    pub(super) fn len(&self) -> usize {
+        self.few.len() + self.many.iter().map(VecDeque::len).sum::<usize>()
     }
 
     fn take(&mut self) -> Option<ConnectionKey> {
@@ -137,9 +137,9 @@ mod tests {
         fan_out(&mut dirty, 2000..2300);
         dirty.push(Queue::Few, key(5000));
         fan_out(&mut dirty, 6000..6010);
-        assert!(!dirty.is_empty());
+        assert_eq!(dirty.len(), 1311);
         let order = all(&mut dirty);
-        assert!(dirty.is_empty());
+        assert_eq!(dirty.len(), 0);
         assert_eq!(order.len(), 1311);
         for queue in [0..1000_u32, 2000..2300, 5000..6010] {
             let of_queue = order.iter().filter(|index| queue.contains(index));

@@ -645,9 +645,9 @@ impl Engine {
         Some(key)
     }
 
-    /// Whether [`Self::next_dirty`] has another one.
-    pub(crate) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+    /// How many [`Self::next_dirty`] has.
+    pub(crate) fn dirty_len(&self) -> usize {
+        self.dirty.len()
     }
 
     /// The outbox of a connection that is still there.

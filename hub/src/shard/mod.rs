@@ -5,6 +5,7 @@
 //! when a response asks for a hold, and get it back when the hold is over.
 
 mod admission;
+mod gate;
 mod held;
 
 use std::io;
@@ -45,13 +46,11 @@ use crate::routes::Routes;
 use crate::upstream::TlsConfig;
 use crate::wire::{End, Wire, WireEvent, Wires};
 use admission::{Admission, Reason, Refusal};
+use gate::Gate;
 use held::{HeldSet, Readiness};
 
 /// Commands that may wait for a shard.
 pub(crate) const MAILBOX: usize = 1024;
-/// Commands taken before all connections are written to that got something: then the broker waits,
-/// and so the publishers.
-const COMMANDS_PER_TURN: usize = 256;
 /// Events handled before it is written to connections that have something.
 const EVENTS_PER_TURN: usize = 64;
 /// Connections written to before the shard's other tasks get their turn.
@@ -86,6 +85,16 @@ enum Event {
     TaskEnded,
     Drain,
     DrainBeat,
+}
+
+impl Event {
+    /// How many things have happened.
+    fn size(&self) -> usize {
+        match self {
+            Self::Sockets(readiness) => readiness.len(),
+            _ => 1,
+        }
+    }
 }
 
 /// What a shard is made of, before its thread runs.
@@ -157,8 +166,7 @@ struct Shard {
     refusals: JoinSet<()>,
     mailbox: mpsc::Receiver<Command>,
     commands: Vec<Command>,
-    /// How many may be taken before all connections are written to.
-    commands_left: usize,
+    gate: Gate,
     handovers: mpsc::UnboundedReceiver<Handover>,
     /// Not bounded by itself: a connection is in it once at most.
     handover_sender: mpsc::UnboundedSender<Handover>,
@@ -220,8 +228,8 @@ impl Shard {
             admission,
             refusals: JoinSet::new(),
             mailbox: parts.mailbox,
-            commands: Vec::with_capacity(COMMANDS_PER_TURN),
-            commands_left: COMMANDS_PER_TURN,
+            commands: Vec::with_capacity(gate::COMMANDS),
+            gate: Gate::new(),
             handovers,
             handover_sender,
             broker: parts.broker,
@@ -234,13 +242,15 @@ impl Shard {
 
     async fn run(mut self) {
         while !self.is_drained() {
-            if self.engine.has_dirty() {
-                self.handle_some().await;
+            let handled = if self.engine.dirty_len() > 0 {
+                self.handle_some().await
             } else {
                 let event = self.next_event().await;
+                let size = event.size();
                 self.handle(event);
-            }
-            self.settle().await;
+                size
+            };
+            self.settle(handled.max(WRITES_PER_TURN)).await;
             // Each keeps its memory until then; in a storm one a turn would be too few.
             while self.tasks.try_join_next().is_some() {}
             let tasks = self.tasks.len() + self.exchanges.len();
@@ -255,17 +265,21 @@ impl Shard {
         );
     }
 
-    /// Handles what has happened already, up to a turn's number of events.
-    async fn handle_some(&mut self) {
-        for _ in 0..EVENTS_PER_TURN {
+    /// Handles what has happened already, up to a turn's number of events, and says how many there
+    /// were.
+    async fn handle_some(&mut self) -> usize {
+        let mut handled = 0;
+        while handled < EVENTS_PER_TURN {
             let event = tokio::select! {
                 biased;
                 event = self.next_event() => event,
-                () = std::future::ready(()) => return,
+                () = std::future::ready(()) => break,
             };
+            handled += event.size();
             self.handle(event);
             self.act();
         }
+        handled
     }
 
     /// Cancel safe.
@@ -273,8 +287,8 @@ impl Shard {
         let deadline = self.engine.poll_timeout().map(Instant::from_std);
         let drain_beat = self.drain.as_ref().map(|drain| drain.next_beat);
         tokio::select! {
-            taken = self.mailbox.recv_many(&mut self.commands, self.commands_left), if self.is_open() => {
-                self.commands_left -= taken;
+            taken = self.mailbox.recv_many(&mut self.commands, self.gate.left()), if self.is_open() => {
+                self.gate.took(taken);
                 Event::Commands
             }
             Some(handover) = self.handovers.recv() => Event::Handover(handover),
@@ -295,7 +309,7 @@ impl Shard {
     /// Whether commands are taken. While connections are still to be written to, some are, for
     /// others must not wait for them; but not without end, or everybody would be slow.
     fn is_open(&self) -> bool {
-        self.commands_left > 0 && (!self.mailbox.is_closed() || !self.mailbox.is_empty())
+        self.gate.left() > 0 && (!self.mailbox.is_closed() || !self.mailbox.is_empty())
     }
 
     fn handle(&mut self, event: Event) {
@@ -371,6 +385,7 @@ impl Shard {
         }
         drop(rest);
         self.commands = commands;
+        self.gate.owes(self.engine.dirty_len());
     }
 
     fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
@@ -589,22 +604,23 @@ impl Shard {
         });
     }
 
-    /// Does what the engine asks for, but writes to some connections only, so that everything else
-    /// that wakes the shard has its turn.
-    async fn settle(&mut self) {
+    /// Does what the engine asks for, but writes to so many connections only, so that everything
+    /// else that wakes the shard has its turn.
+    async fn settle(&mut self, writes: usize) {
         self.act();
-        for _ in 0..WRITES_PER_TURN {
+        for _ in 0..writes {
             let Some(key) = self.engine.next_dirty() else {
+                self.gate.is_clean();
                 break;
             };
             self.write(key);
+            self.gate.wrote();
             self.act();
         }
-        if self.engine.has_dirty() {
+        self.gate.settle();
+        if self.engine.dirty_len() > 0 {
             // Tasks have their turn too.
             tokio::task::yield_now().await;
-        } else {
-            self.commands_left = COMMANDS_PER_TURN;
         }
     }
 
