@@ -14,7 +14,17 @@ const CONTROL: &[u8] = b"c:";
 /// GRIP, as an origin has accepted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extension {
-    prefix: Bytes,
+    prefix: Prefix,
+}
+
+/// What stands before messages for the client. Most origins have one of the first two, which take
+/// no memory of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Prefix {
+    /// [`PREFIX`].
+    Usual,
+    Empty,
+    Other(Box<Bytes>),
 }
 
 /// In how many frames a message comes.
@@ -44,15 +54,26 @@ impl Extension {
         value::list(headers, &SEC_WEBSOCKET_EXTENSIONS).find_map(|extension| {
             let piece = Piece::parse(extension).ok()?;
             let prefix = piece.parameters.first("message-prefix");
-            (piece.main == b"grip").then(|| Self {
-                prefix: prefix.map_or(Bytes::from_static(PREFIX), Bytes::copy_from_slice),
-            })
+            (piece.main == b"grip").then(|| Self::new(prefix.unwrap_or(PREFIX)))
         })
     }
 
+    fn new(prefix: &[u8]) -> Self {
+        let prefix = match prefix {
+            PREFIX => Prefix::Usual,
+            [] => Prefix::Empty,
+            other => Prefix::Other(Box::new(Bytes::copy_from_slice(other))),
+        };
+        Self { prefix }
+    }
+
     /// What stands before messages for the client.
-    pub fn prefix(&self) -> &Bytes {
-        &self.prefix
+    pub fn prefix(&self) -> &[u8] {
+        match &self.prefix {
+            Prefix::Usual => PREFIX,
+            Prefix::Empty => &[],
+            Prefix::Other(prefix) => prefix,
+        }
     }
 
     /// What a message means, by its first frame. One for the hub has a single frame of text; pings
@@ -67,8 +88,8 @@ impl Extension {
                 Frames::Many => Word::Drop,
             };
         }
-        if frame.starts_with(&self.prefix) {
-            return Word::Relay(frame.slice(self.prefix.len()..));
+        if frame.starts_with(self.prefix()) {
+            return Word::Relay(frame.slice(self.prefix().len()..));
         }
         Word::Drop
     }
@@ -87,7 +108,7 @@ mod tests {
             headers.append(SEC_WEBSOCKET_EXTENSIONS, line.parse().unwrap());
         }
         let found = Extension::accepted(&headers);
-        let found = found.as_ref().map(|extension| extension.prefix.as_ref());
+        let found = found.as_ref().map(Extension::prefix);
         assert_eq!(found, prefix.map(str::as_bytes), "{lines:?}");
     }
 
@@ -123,9 +144,7 @@ mod tests {
 
     #[track_caller]
     fn check(prefix: &'static str, kind: WsMessageKind, frame: &'static str, expected: &Word) {
-        let extension = Extension {
-            prefix: Bytes::from_static(prefix.as_bytes()),
-        };
+        let extension = Extension::new(prefix.as_bytes());
         let frame = Bytes::from_static(frame.as_bytes());
         assert_eq!(extension.read(kind, &frame, Frames::One), *expected);
     }
@@ -159,9 +178,7 @@ mod tests {
 
     #[test]
     fn a_control_message_in_several_frames_is_none() {
-        let extension = Extension {
-            prefix: Bytes::new(),
-        };
+        let extension = Extension::new(b"");
         let frame = Bytes::from_static(b"c:{");
         let word = extension.read(WsMessageKind::Text, &frame, Frames::Many);
         assert_eq!(word, Word::Drop);
@@ -169,9 +186,7 @@ mod tests {
 
     #[test]
     fn the_first_of_several_frames_decides_for_all() {
-        let extension = Extension {
-            prefix: Bytes::from_static(PREFIX),
-        };
+        let extension = Extension::new(PREFIX);
         for kind in [WsMessageKind::Text, WsMessageKind::Binary] {
             let read = |frame| extension.read(kind, &Bytes::from_static(frame), Frames::Many);
             assert_eq!(read(b"m:a"), Word::Relay(Bytes::from_static(b"a")));

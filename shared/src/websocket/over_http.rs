@@ -56,7 +56,7 @@ pub struct AnswerFields {
 pub enum Interval {
     /// Never.
     Off,
-    /// This long after its last answer; at least 20 s.
+    /// This long after its last answer; whole seconds, at least 20.
     Every(Duration),
 }
 
@@ -176,18 +176,36 @@ enum State {
 }
 
 /// A WebSocket's conversation with its origin over HTTP.
+///
+/// Most conversations rest most of the time, so that only what is under way is in memory of its
+/// own.
 #[derive(Debug)]
 pub struct OverHttp {
     per_request: EventsPerRequest,
     state: State,
     refresh: Refresh,
+    /// Whole seconds of the interval; 0 is [`Interval::Off`].
+    interval: u32,
+    work: Option<Box<Work>>,
+}
+
+/// What a conversation that rests does without.
+#[derive(Debug, Default)]
+struct Work {
+    /// How often the request under way was sent again.
     retries: u8,
-    interval: Interval,
     /// When a request is due by itself: a keep-alive, or a retry.
     due: Option<Instant>,
     queue: Option<Box<Queue>>,
     in_flight: Option<Box<InFlight>>,
     meta: Option<Box<HeaderMap>>,
+}
+
+impl Work {
+    fn is_over(&self) -> bool {
+        let has_parts = self.queue.is_some() || self.in_flight.is_some() || self.meta.is_some();
+        self.due.is_none() && !has_parts
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,12 +262,8 @@ impl OverHttp {
             per_request,
             state: State::Open,
             refresh: Refresh::NotWanted,
-            retries: 0,
-            interval: Interval::Off,
-            due: None,
-            queue: None,
-            in_flight: None,
-            meta: None,
+            interval: 0,
+            work: None,
         };
         // More than fits is left out here: the WebSocket has been accepted.
         let _ = over_http.take_fields(fields);
@@ -272,8 +286,7 @@ impl OverHttp {
     /// buffer too, with what each takes beside its content.
     pub fn room(&self) -> usize {
         let used = self
-            .queue
-            .as_ref()
+            .queue()
             .map_or(0, |queue| queue.bytes + queue.events.len() * OVERHEAD);
         BUFFER.saturating_sub(used)
     }
@@ -281,14 +294,13 @@ impl OverHttp {
     /// Whether nothing that waits goes on by itself: the origin has had all of it and left some, and
     /// will be asked again only with more.
     pub fn is_stuck(&self) -> bool {
-        let has_news = self.queue.as_ref().is_some_and(|queue| queue.has_news());
-        self.in_flight.is_none() && self.queue.is_some() && !has_news
+        self.in_flight().is_none() && self.queue().is_some_and(|queue| !queue.has_news())
     }
 
     /// A whole message of the client, a ping or a pong. Nothing after its close counts.
     pub fn push(&mut self, event: Event) {
         if self.state == State::Open {
-            let queue = self.queue.get_or_insert_default();
+            let queue = self.work().queue.get_or_insert_default();
             queue.bytes += event.content().len();
             queue.events.push_back(event);
         }
@@ -302,7 +314,7 @@ impl OverHttp {
             State::OriginClosed => self.state = State::Leaving,
             _ => return,
         }
-        self.queue.get_or_insert_default().close = Some(content);
+        self.work().queue.get_or_insert_default().close = Some(content);
     }
 
     /// The client is gone, or is to hear nothing more of the origin. The origin hears that unless
@@ -330,42 +342,45 @@ impl OverHttp {
     /// [`Self::poll_timeout`]. Until [`Self::handle_answer`] or one of the failures there is no
     /// other request.
     pub fn poll_request(&mut self, now: Instant) -> Option<Request> {
-        if let Some(in_flight) = &mut self.in_flight {
-            let is_due = in_flight.way == Way::Again && self.due.is_none_or(|due| due <= now);
+        if let Some(work) = &mut self.work
+            && let Some(in_flight) = &mut work.in_flight
+        {
+            let is_due = in_flight.way == Way::Again && work.due.is_none_or(|due| due <= now);
             if !is_due {
                 return None;
             }
             in_flight.way = Way::Sent;
-            self.due = None;
+            work.due = None;
             return Some(in_flight.request.clone());
         }
         if !self.has_reason(now) {
             return None;
         }
         self.refresh = Refresh::NotWanted;
-        self.due = None;
-        let in_flight = if self.state == State::Vanished {
-            self.queue = None;
+        let (state, per_request) = (self.state, self.per_request);
+        let work = self.work();
+        work.due = None;
+        let in_flight = if state == State::Vanished {
+            work.queue = None;
             farewell()
         } else {
-            let per_request = self.per_request;
-            match &mut self.queue {
+            match &mut work.queue {
                 Some(queue) => queue.take(per_request),
                 None => Queue::default().take(per_request),
             }
         };
         let request = in_flight.request.clone();
-        self.in_flight = Some(Box::new(in_flight));
+        work.in_flight = Some(Box::new(in_flight));
         Some(request)
     }
 
     /// Whether there is something to say, or it is time to listen.
     fn has_reason(&self, now: Instant) -> bool {
-        let is_due = self.due.is_some_and(|due| due <= now);
+        let is_due = self.due().is_some_and(|due| due <= now);
         match self.state {
             State::Vanished | State::Closing | State::Leaving => true,
             State::Open => {
-                let has_news = self.queue.as_ref().is_some_and(|queue| queue.has_news());
+                let has_news = self.queue().is_some_and(Queue::has_news);
                 has_news || self.refresh == Refresh::Wanted || is_due
             }
             State::Closed => is_due,
@@ -375,9 +390,9 @@ impl OverHttp {
 
     /// When [`Self::poll_request`] has something without another call.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match &self.in_flight {
+        match self.in_flight() {
             Some(in_flight) if in_flight.way == Way::Sent => None,
-            _ => self.due,
+            _ => self.due(),
         }
     }
 
@@ -395,7 +410,8 @@ impl OverHttp {
         if self.is_over() {
             return Ok(Vec::new());
         }
-        let in_flight = self.in_flight.take_if(|it| it.way == Way::Sent);
+        let work = self.work.as_mut();
+        let in_flight = work.and_then(|work| work.in_flight.take_if(|it| it.way == Way::Sent));
         let in_flight = in_flight.ok_or(AnswerError::Unasked)?;
         self.take_fields(fields)?;
         self.accept(&in_flight, fields.accepted)?;
@@ -404,21 +420,24 @@ impl OverHttp {
         if events.contains(&Event::Open) {
             return Err(AnswerError::Open);
         }
-        self.retries = 0;
+        if let Some(work) = &mut self.work {
+            work.retries = 0;
+        }
         self.go_on(&in_flight, events.last());
         self.restart_interval(now);
+        self.rest();
         Ok(events)
     }
 
     /// What an answer means for the end.
     fn go_on(&mut self, in_flight: &InFlight, last: Option<&Event>) {
-        let has_close = self.queue.as_ref().is_some_and(|it| it.close.is_some());
+        let has_close = self.queue().is_some_and(|it| it.close.is_some());
         let is_last = match (self.state, last) {
             (_, Some(Event::Disconnect))
             | (State::Closed | State::Vanished, Some(Event::Close(_))) => true,
             (State::Leaving, _) => !has_close,
             (State::Vanished, _) => in_flight.is_farewell(),
-            (State::Closed, _) => self.interval == Interval::Off,
+            (State::Closed, _) => self.interval == 0,
             _ => false,
         };
         if is_last {
@@ -427,12 +446,12 @@ impl OverHttp {
         match (self.state, last) {
             (State::Open, Some(Event::Close(_))) => {
                 self.state = State::OriginClosed;
-                self.queue = None;
+                self.work().queue = None;
             }
             // It closed before it heard the client's close, and still has to hear it.
             (State::Closing | State::Leaving, Some(Event::Close(_))) => {
                 self.state = State::Leaving;
-                if let Some(queue) = &mut self.queue {
+                if let Some(queue) = &mut self.work().queue {
                     queue.keep_close();
                 }
             }
@@ -446,17 +465,20 @@ impl OverHttp {
     /// # Errors
     /// [`GivenUp`] after that; the conversation is over.
     pub fn handle_unsent(&mut self, now: Instant, jitter: Duration) -> Result<(), GivenUp> {
-        let in_flight = self.in_flight.as_mut();
+        let Some(work) = self.work.as_mut() else {
+            return Ok(());
+        };
+        let in_flight = work.in_flight.as_mut();
         let Some(in_flight) = in_flight.filter(|in_flight| in_flight.way == Way::Sent) else {
             return Ok(());
         };
-        if self.retries == RETRIES {
+        if work.retries == RETRIES {
             self.end();
             return Err(GivenUp);
         }
         in_flight.way = Way::Again;
-        self.due = Some(now + Duration::from_secs(1 << self.retries) + jitter);
-        self.retries += 1;
+        work.due = Some(now + Duration::from_secs(1 << work.retries) + jitter);
+        work.retries += 1;
         Ok(())
     }
 
@@ -472,30 +494,65 @@ impl OverHttp {
 
     /// What the next request carries as `Meta-*`.
     pub fn meta(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.meta.iter().flat_map(|meta| meta.iter())
+        let meta = self.work.iter().filter_map(|work| work.meta.as_ref());
+        meta.flat_map(|meta| meta.iter())
+    }
+
+    fn queue(&self) -> Option<&Queue> {
+        self.work.as_ref()?.queue.as_deref()
+    }
+
+    fn in_flight(&self) -> Option<&InFlight> {
+        self.work.as_ref()?.in_flight.as_deref()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.work.as_ref()?.due
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
+
+    /// Gives back the memory for what is under way, if nothing is.
+    fn rest(&mut self) {
+        self.work = self.work.take().filter(|work| !work.is_over());
     }
 
     fn end(&mut self) {
         self.state = State::Over;
-        self.due = None;
-        self.queue = None;
-        self.in_flight = None;
+        if let Some(work) = &mut self.work {
+            work.due = None;
+            work.queue = None;
+            work.in_flight = None;
+        }
+        self.rest();
     }
 
     fn restart_interval(&mut self, now: Instant) {
-        self.due = match (self.state, self.interval) {
-            (State::Open | State::Closing | State::Closed, Interval::Every(interval)) => {
-                now.checked_add(interval)
+        let due = match (self.state, self.interval) {
+            (State::Open | State::Closing | State::Closed, 1..) => {
+                now.checked_add(Duration::from_secs(self.interval.into()))
             }
             _ => None,
         };
+        if due.is_some() || self.work.is_some() {
+            self.work().due = due;
+        }
     }
 
     fn take_fields(&mut self, fields: &AnswerFields) -> Result<(), AnswerError> {
-        self.interval = fields.keep_alive.unwrap_or(self.interval);
+        self.interval = match fields.keep_alive {
+            None => self.interval,
+            Some(Interval::Off) => 0,
+            // One of centuries is none.
+            Some(Interval::Every(interval)) => u32::try_from(interval.as_secs()).unwrap_or(0),
+        };
         for (name, value) in &fields.set_meta {
             if value.is_empty() {
-                if let Some(meta) = &mut self.meta {
+                if let Some(work) = &mut self.work
+                    && let Some(meta) = &mut work.meta
+                {
                     meta.remove(name);
                 }
                 continue;
@@ -505,10 +562,12 @@ impl OverHttp {
             if used.sum::<usize>() + name.as_str().len() + value.len() > MAX_META {
                 return Err(AnswerError::Meta);
             }
-            let meta = self.meta.get_or_insert_default();
+            let meta = self.work().meta.get_or_insert_default();
             meta.insert(name, value.clone());
         }
-        self.meta = self.meta.take().filter(|meta| !meta.is_empty());
+        if let Some(work) = &mut self.work {
+            work.meta = work.meta.take().filter(|meta| !meta.is_empty());
+        }
         Ok(())
     }
 
@@ -528,7 +587,7 @@ impl OverHttp {
         }
         if accepted < sent.bytes {
             // The close stands behind what is kept, and goes with it again.
-            if let Some(queue) = &mut self.queue {
+            if let Some(queue) = &mut self.work().queue {
                 queue.forget(sent.events, accepted);
             }
             return Ok(());
@@ -536,14 +595,15 @@ impl OverHttp {
         if accepted < total {
             return Err(AnswerError::CloseInPart);
         }
-        if let Some(queue) = &mut self.queue {
+        let work = self.work();
+        if let Some(queue) = &mut work.queue {
             queue.forget(sent.events, sent.bytes);
             queue.kept = 0;
             if sent.close.is_some() {
                 queue.close = None;
             }
         }
-        self.queue = self.queue.take().filter(|queue| !queue.is_empty());
+        work.queue = work.queue.take().filter(|queue| !queue.is_empty());
         if sent.close.is_some() && self.state == State::Closing {
             self.state = State::Closed;
         }
