@@ -864,9 +864,9 @@ fn behalf() -> Arc<Behalf> {
     })
 }
 
-fn handshake() -> Arc<Handshake> {
+fn handshake() -> Handshake {
     let routes = routes::parse("* a:1,over_http").expect("a route");
-    Arc::new(Handshake::new(Shake {
+    Handshake::new(Shake {
         route: Arc::clone(&routes.all()[0]),
         path: &PathAndQuery::from_static("/"),
         headers: &HeaderMap::new(),
@@ -874,7 +874,7 @@ fn handshake() -> Arc<Handshake> {
         trust: Trust::Client,
         offer: Offer::Grip,
         tells_errors: true,
-    }))
+    })
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub(crate) enum Output {
     /// Ask the WebSocket's origin; answered by [`Engine::handle_exchanged`].
     Exchange {
         connection: ConnectionKey,
-        handshake: Arc<Handshake>,
+        handshake: Handshake,
         request: over_http::Request,
         /// What the origin gave to be sent back to it.
         meta: HeaderMap,

@@ -587,7 +587,7 @@ impl Shard {
     fn exchange(
         &mut self,
         key: ConnectionKey,
-        handshake: Arc<Handshake>,
+        handshake: Handshake,
         request: over_http::Request,
         meta: HeaderMap,
     ) {

@@ -16,9 +16,9 @@ use crate::upstream::SendError;
 
 const KEY: Mask = Mask::Key([1, 2, 3, 4]);
 
-fn handshake(route: &str) -> Arc<Handshake> {
+fn handshake(route: &str) -> Handshake {
     let routes = routes::parse(route).unwrap();
-    Arc::new(Handshake::new(Shake {
+    Handshake::new(Shake {
         route: Arc::clone(&routes.all()[0]),
         path: &PathAndQuery::from_static("/chat"),
         headers: &HeaderMap::new(),
@@ -26,7 +26,7 @@ fn handshake(route: &str) -> Arc<Handshake> {
         trust: Trust::Client,
         offer: Offer::Grip,
         tells_errors: true,
-    }))
+    })
 }
 
 fn fields(lines: &[(&'static str, &'static str)]) -> AnswerFields {

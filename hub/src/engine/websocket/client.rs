@@ -49,7 +49,7 @@ impl Engine {
             deflate: socket.deflate,
         };
         // Most input is whole frames; those need no memory of their own in between.
-        let own = socket.incoming.take();
+        let own = socket.take_incoming();
         let mut incoming = own.or_else(|| self.spare.take()).unwrap_or_default();
         while self.talk(key).is_some_and(Talk::hears) {
             match incoming.decoder.decode(&mut input, rules) {
@@ -77,7 +77,7 @@ impl Engine {
         } else if let Some(socket) = self.websocket(key)
             && socket.talk.hears()
         {
-            socket.incoming = Some(incoming);
+            socket.work().incoming = Some(incoming);
         }
         self.check_flow(key, assembled)
     }
@@ -132,7 +132,8 @@ impl Engine {
         if socket.flow == Flow::Going {
             return;
         }
-        let incoming = socket.incoming.as_mut();
+        let work = socket.work.as_mut();
+        let incoming = work.and_then(|work| work.incoming.as_mut());
         let (assembled, unread) = incoming.map_or_else(Default::default, |incoming| {
             let unread = std::mem::take(&mut incoming.unread);
             (incoming.message.len(), unread)
@@ -142,7 +143,8 @@ impl Engine {
             // Without new bytes, too: what was read may become more.
             flow = self.read(key, &unread, self.now);
         } else if let Some(socket) = self.websocket(key)
-            && let Some(incoming) = &mut socket.incoming
+            && let Some(work) = &mut socket.work
+            && let Some(incoming) = &mut work.incoming
         {
             incoming.unread = unread;
         }
@@ -244,7 +246,7 @@ impl Engine {
             }
             (Talk::Open, Origin::Native(native)) => {
                 native.close(&content);
-                socket.closes_at = Some(now + CLOSING);
+                socket.work().closes_at = Some(now + CLOSING);
                 self.close_received(key);
                 self.write_origin(key);
             }

@@ -127,7 +127,7 @@ impl Engine {
                 as_of: Some(now),
             }),
         };
-        socket.joining.get_or_insert_default().push_back(Joining {
+        socket.work().joining.push_back(Joining {
             channel,
             name,
             prev_id,
@@ -163,9 +163,8 @@ impl Engine {
         filters: &[Filter],
     ) -> bool {
         if let Some(socket) = self.websocket(key)
-            && let Some(joining) = socket.joining.as_deref_mut()
-            && let Some(joining) = joining
-                .iter_mut()
+            && let Some(joining) = socket
+                .joining_mut()
                 .find(|joining| joining.channel == *channel && joining.want == Want::Still)
         {
             joining.filters = filters.into();
@@ -198,15 +197,10 @@ impl Engine {
         let Some(socket) = self.websocket(key) else {
             return;
         };
-        let Some(queue) = &mut socket.joining else {
+        let Some(joined) = socket.work().joining.pop_front() else {
             return;
         };
-        let Some(joined) = queue.pop_front() else {
-            return;
-        };
-        if queue.is_empty() {
-            socket.joining = None;
-        }
+        socket.rest();
         if joined.want == Want::NoMore {
             self.outputs.push_back(Output::Detach(vec![joined.channel]));
             return;
@@ -275,7 +269,7 @@ impl Engine {
         if socket.handshake.target().subscribe.contains(&channel) {
             return;
         }
-        for joining in socket.joining.iter_mut().flat_map(|it| it.iter_mut()) {
+        for joining in socket.joining_mut() {
             if joining.channel == channel {
                 joining.want = Want::NoMore;
             }
@@ -292,7 +286,7 @@ impl Engine {
         let Some(socket) = self.websocket(key) else {
             return;
         };
-        for joining in socket.joining.iter_mut().flat_map(|it| it.iter_mut()) {
+        for joining in socket.joining_mut() {
             joining.want = Want::NoMore;
         }
     }
@@ -370,17 +364,18 @@ impl Engine {
     ) {
         self.flush_delayed(key, now);
         if let Some(socket) = self.websocket(key) {
-            socket.delayed = Some(Box::new(Delayed {
+            socket.work().delayed = Some(Delayed {
                 frame: frame(message),
                 at: now + timeout,
-            }));
+            });
         }
     }
 
     /// Sends the delayed message, if there is one.
     pub(super) fn flush_delayed(&mut self, key: ConnectionKey, now: Instant) {
         if let Some(socket) = self.websocket(key)
-            && let Some(delayed) = socket.delayed.take()
+            && let Some(work) = &mut socket.work
+            && let Some(delayed) = work.delayed.take()
         {
             self.push_message(key, delayed.frame, now);
         }

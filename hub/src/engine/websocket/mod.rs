@@ -20,7 +20,6 @@ mod origin;
 pub(crate) mod simulation;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,7 +52,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 pub(crate) struct WebSocketStart {
     /// The head of the answer as it goes on the wire; empty over HTTP/2.
     pub(crate) head: Bytes,
-    pub(crate) handshake: Arc<Handshake>,
+    pub(crate) handshake: Handshake,
     pub(crate) origin: OriginStart,
     /// GRIP, if the origin speaks it.
     pub(crate) extension: Option<Extension>,
@@ -76,26 +75,29 @@ pub(crate) enum OriginStart {
     Test(Vec<ChannelName>),
 }
 
-/// The cold part of a held WebSocket.
+/// The cold part of a held WebSocket, most of which do nothing most of the time.
 #[derive(Debug)]
 pub(crate) struct WebSocket {
-    pub(super) handshake: Arc<Handshake>,
+    pub(super) handshake: Handshake,
     origin: Origin,
     extension: Option<Extension>,
     talk: Talk,
     deflate: Option<Deflate>,
-    /// What came of the client's bytes so far; only if something is incomplete.
-    incoming: Option<Box<Incoming>>,
     /// Whether the client is read from.
     flow: Flow,
+    /// What is under way, if anything is.
+    work: Option<Box<Work>>,
+}
+
+/// What a WebSocket that rests does without.
+#[derive(Debug, Default)]
+struct Work {
+    /// What came of the client's bytes so far; only if something is incomplete.
+    incoming: Option<Box<Incoming>>,
     /// Channels that the broker is attaching, in the order in which it was asked.
-    #[expect(
-        clippy::box_collection,
-        reason = "idle connections pay for a pointer, not for a queue"
-    )]
-    pub(super) joining: Option<Box<VecDeque<Joining>>>,
+    joining: VecDeque<Joining>,
     /// A message that is sent later; GRIP `send-delayed`.
-    delayed: Option<Box<Delayed>>,
+    delayed: Option<Delayed>,
     /// When a close frame must have been answered.
     closes_at: Option<Instant>,
     /// When the engine looks at this WebSocket next, if it has to.
@@ -193,13 +195,8 @@ impl WebSocket {
             extension: start.extension,
             talk: Talk::Open,
             deflate: start.deflate,
-            incoming: None,
             flow: Flow::Going,
-            joining: None,
-            delayed: None,
-            closes_at: None,
-            reminded: None,
-            relayed: 0,
+            work: None,
         };
         (socket, events)
     }
@@ -231,7 +228,7 @@ impl WebSocket {
 
     /// Bytes of the origin that may wait for the client beside items.
     pub(super) fn allowance(&self) -> usize {
-        self.relayed
+        self.work.as_ref().map_or(0, |work| work.relayed)
     }
 
     /// Why the hub closes. The client reads it only if the route tells.
@@ -252,13 +249,52 @@ impl WebSocket {
 
     /// The channels that the broker is attaching.
     pub(super) fn joining_names(&self) -> Vec<ChannelName> {
-        let joining = self.joining.iter().flat_map(|joining| joining.iter());
+        let joining = self.work.iter().flat_map(|work| &work.joining);
         joining.map(|joining| joining.channel.clone()).collect()
     }
 
     /// Channels that the broker is attaching.
     fn joining(&self) -> usize {
-        self.joining.as_ref().map_or(0, |joining| joining.len())
+        self.work.as_ref().map_or(0, |work| work.joining.len())
+    }
+
+    fn joining_mut(&mut self) -> impl Iterator<Item = &mut Joining> {
+        let work = self.work.as_deref_mut();
+        work.into_iter().flat_map(|work| &mut work.joining)
+    }
+
+    /// When the client or the origin must have answered a close frame.
+    fn closes_at(&self) -> Option<Instant> {
+        self.work.as_ref()?.closes_at
+    }
+
+    fn delayed_until(&self) -> Option<Instant> {
+        Some(self.work.as_ref()?.delayed.as_ref()?.at)
+    }
+
+    fn reminded(&self) -> Option<Instant> {
+        self.work.as_ref()?.reminded
+    }
+
+    fn take_incoming(&mut self) -> Option<Box<Incoming>> {
+        self.work.as_mut()?.incoming.take()
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
+
+    /// Gives back the memory for what is under way, if nothing is.
+    fn rest(&mut self) {
+        self.work = self.work.take().filter(|work| !work.is_over());
+    }
+}
+
+impl Work {
+    fn is_over(&self) -> bool {
+        let has_time = self.closes_at.is_some() || self.reminded.is_some();
+        let has_parts = self.incoming.is_some() || self.delayed.is_some();
+        !has_time && !has_parts && self.joining.is_empty() && self.relayed == 0
     }
 }
 
@@ -400,11 +436,14 @@ impl Engine {
         let Phase::WebSocket(front, socket) = &mut connection.phase else {
             return;
         };
-        match (front.lane, &mut socket.origin) {
+        match (front.lane, &socket.origin) {
             (Lane::Closed, _) => {}
-            (Lane::Busy, Origin::Native(native)) => {
+            (Lane::Busy, Origin::Native(_)) => {
                 // Bounded like an outbox, of which it is a part.
-                let limit = self.budget.limit().now + socket.relayed;
+                let limit = self.budget.limit().now + socket.allowance();
+                let Origin::Native(native) = &mut socket.origin else {
+                    return;
+                };
                 let room = limit.saturating_sub(connection.outbox.pending_bytes() + frame.len());
                 let waiting = native.waiting_bytes();
                 let allowed = match connection.slow {
@@ -467,7 +506,7 @@ impl Engine {
         match talk {
             Talk::Open => {
                 socket.talk = Talk::CloseSent;
-                socket.closes_at = Some(now + CLOSING);
+                socket.work().closes_at = Some(now + CLOSING);
                 self.stop_items(key);
                 // Its close frame may stand behind what it was stopped at.
                 self.resume_client(key);
@@ -490,7 +529,7 @@ impl Engine {
         }
         front.care = Care::AfterWrite;
         socket.talk = Talk::Ended;
-        socket.closes_at = Some(now + ENDING);
+        socket.work().closes_at = Some(now + ENDING);
         mark_dirty(&mut self.dirty, key, connection);
         self.stop_items(key);
     }
@@ -500,8 +539,10 @@ impl Engine {
         self.refresh_lane(key);
         self.unsubscribe(key);
         self.end_session(key);
-        if let Some(socket) = self.websocket(key) {
-            socket.delayed = None;
+        if let Some(socket) = self.websocket(key)
+            && let Some(work) = &mut socket.work
+        {
+            work.delayed = None;
         }
         self.leave_joining(key);
         self.drop_keep_alive(key);
@@ -541,8 +582,10 @@ impl Engine {
         }
         let was_told = socket.talk == Talk::Ended;
         socket.talk = Talk::Gone;
-        socket.incoming = None;
-        socket.closes_at = None;
+        if let Some(work) = &mut socket.work {
+            work.incoming = None;
+            work.closes_at = None;
+        }
         match &mut socket.origin {
             Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.vanish(),
             Origin::Native(native) => {
@@ -583,22 +626,23 @@ impl Engine {
             self.forget(key);
             return;
         }
-        let delayed = socket.delayed.as_ref().map(|delayed| delayed.at);
         let origin = match &socket.origin {
             // Its time may have come, but it has to wait for the client, which no time tells.
             _ if turn == Turn::OfClient => None,
             Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.poll_timeout(),
             Origin::Native(_) | Origin::Test | Origin::None => None,
         };
-        let next = [delayed, origin, socket.closes_at]
+        let next = [socket.delayed_until(), origin, socket.closes_at()]
             .into_iter()
             .flatten()
             .min();
         if let Some(next) = next
-            && socket.reminded.is_none_or(|reminded| reminded > next)
+            && socket.reminded().is_none_or(|reminded| reminded > next)
         {
-            socket.reminded = Some(next);
+            socket.work().reminded = Some(next);
             self.beats.remind(key, next);
+        } else {
+            socket.rest();
         }
     }
 
@@ -607,16 +651,15 @@ impl Engine {
         let Some(socket) = self.websocket(key) else {
             return;
         };
-        socket.reminded = None;
-        if socket.closes_at.is_some_and(|at| at <= now) {
-            socket.closes_at = None;
+        let Some(work) = &mut socket.work else {
+            return;
+        };
+        work.reminded = None;
+        if work.closes_at.is_some_and(|at| at <= now) {
+            work.closes_at = None;
             return self.stop_waiting(key, now);
         }
-        if socket
-            .delayed
-            .as_ref()
-            .is_some_and(|delayed| delayed.at <= now)
-        {
+        if socket.delayed_until().is_some_and(|at| at <= now) {
             self.flush_delayed(key, now);
         }
         self.tend(key, now);
@@ -651,7 +694,9 @@ impl Engine {
         };
         let is_over = is_empty && socket.talk == Talk::Ended;
         // No more of it waits than there is.
-        socket.relayed = socket.relayed.min(connection.outbox.pending_bytes());
+        if let Some(work) = &mut socket.work {
+            work.relayed = work.relayed.min(connection.outbox.pending_bytes());
+        }
         if is_empty {
             front.care = Care::Never;
         }

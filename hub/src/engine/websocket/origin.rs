@@ -1,6 +1,5 @@
 //! What a WebSocket's origin is asked over HTTP, and what becomes of what it says.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,7 +33,7 @@ impl Engine {
             front.care = Care::AfterWrite;
             return Turn::OfClient;
         }
-        let handshake = Arc::clone(&socket.handshake);
+        let handshake = socket.handshake.clone();
         let Some(over_http) = socket.over_http() else {
             return Turn::Other;
         };
@@ -175,7 +174,7 @@ impl Engine {
         if let Some(connection) = self.connections.get(key)
             && let Phase::WebSocket(front, socket) = &mut connection.phase
         {
-            socket.relayed += bytes;
+            socket.work().relayed += bytes;
             front.care = Care::AfterWrite;
         }
     }

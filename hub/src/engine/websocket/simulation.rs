@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use grip::filter::Reply as Told;
 use grip::websocket::event::{self, Event};
@@ -13,7 +14,7 @@ use grip::{Limits, publish};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
 
-use super::{Arc, Bytes, ChannelName, ConnectionKey, Duration, Instant, Mask, Origin, Talk};
+use super::{Bytes, ChannelName, ConnectionKey, Duration, Instant, Mask, Origin, Talk};
 use super::{OriginStart, WebSocketStart};
 use crate::config::SlowClients;
 use crate::engine::connections::{Lane, Phase};
@@ -51,7 +52,7 @@ struct Simulation<'a> {
     choices: std::slice::Iter<'a, u8>,
     engine: Engine,
     now: Instant,
-    handshakes: Vec<Arc<Handshake>>,
+    handshakes: Vec<Handshake>,
     sequence: u64,
     sockets: Vec<Socket>,
     /// How many connections the broker has on each channel.
@@ -202,7 +203,7 @@ impl<'a> Simulation<'a> {
                 events: event::decode(&events).expect("events"),
             }
         };
-        let handshake = Arc::clone(&self.handshakes[route]);
+        let handshake = self.handshakes[route].clone();
         let implicit = handshake.target().subscribe.clone();
         let start = WebSocketStart {
             head: Bytes::from_static(if has(3) { b"" } else { b"101 " }),
@@ -918,9 +919,9 @@ fn read(outbox: &mut Outbox, limit: usize) -> Vec<u8> {
     bytes
 }
 
-fn handshake(route: &str) -> Arc<Handshake> {
+fn handshake(route: &str) -> Handshake {
     let routes = routes::parse(route).expect("a route");
-    Arc::new(Handshake::new(Shake {
+    Handshake::new(Shake {
         route: Arc::clone(&routes.all()[0]),
         path: &PathAndQuery::from_static("/chat"),
         headers: &HeaderMap::new(),
@@ -928,7 +929,7 @@ fn handshake(route: &str) -> Arc<Handshake> {
         trust: Trust::Client,
         offer: Offer::Grip,
         tells_errors: true,
-    }))
+    })
 }
 
 /// GRIP with the usual prefix.

@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Duration;
 
 use grip::websocket::over_http::{AnswerFields, OverHttp};
@@ -27,7 +26,7 @@ pub(crate) struct Farewell {
 /// A WebSocket that the origin has opened, and its client does not want any more.
 #[derive(Debug)]
 struct Gone {
-    handshake: Arc<Handshake>,
+    handshake: Handshake,
     /// Of the answer that opened it.
     fields: AnswerFields,
 }
@@ -56,7 +55,7 @@ impl Proxy {
     /// What to say if the client of this WebSocket is gone.
     pub(super) fn farewell(
         self: &Rc<Self>,
-        handshake: &Arc<Handshake>,
+        handshake: &Handshake,
         fields: AnswerFields,
     ) -> Farewell {
         let queue = self.farewells.0.get_or_init(|| {
@@ -67,7 +66,7 @@ impl Proxy {
         Farewell {
             queue: queue.clone(),
             gone: Some(Gone {
-                handshake: Arc::clone(handshake),
+                handshake: handshake.clone(),
                 fields,
             }),
         }

@@ -180,7 +180,7 @@ impl Proxy {
         let mut tried = Vec::new();
         let mut last_error = None;
         for (index, target) in route.targets.iter().enumerate() {
-            let handshake = Arc::new(handshake.at(index));
+            let handshake = handshake.at(index);
             let reply = match (&target.kind, target.websocket) {
                 (TargetKind::Test, _) => Ok(test_reply(&handshake)),
                 (_, WebSocketTransport::OverHttp(_)) => self.open_over_http(&handshake).await,
@@ -252,7 +252,7 @@ fn test_reply(handshake: &Handshake) -> Reply {
 }
 
 impl Client {
-    fn held(self, accepted: Accepted, handshake: Arc<Handshake>) -> Held {
+    fn held(self, accepted: Accepted, handshake: Handshake) -> Held {
         let Accepted {
             headers,
             origin,

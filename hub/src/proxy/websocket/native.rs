@@ -1,7 +1,5 @@
 //! Handshakes of the hub's own with origins that speak WebSocket; RFC 6455 §4.1.
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -28,7 +26,7 @@ impl Proxy {
     /// Cancel safe: dropped, it ends the request.
     pub(super) async fn open_native(
         &self,
-        handshake: &Arc<Handshake>,
+        handshake: &Handshake,
         headers: &HeaderMap,
     ) -> Result<Reply, OpenError> {
         let key = STANDARD.encode(Uuid::new_v4().as_bytes());

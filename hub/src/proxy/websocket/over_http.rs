@@ -1,7 +1,6 @@
 //! WebSocket-over-HTTP: opening, and the exchange of events afterwards.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,12 +142,12 @@ impl Proxy {
     /// that the client is gone.
     pub(super) async fn open_over_http(
         self: &Rc<Self>,
-        handshake: &Arc<Handshake>,
+        handshake: &Handshake,
     ) -> Result<Reply, OpenError> {
         let mut earlier = AnswerFields::default();
         loop {
             let (mut told, reply) = oneshot::channel();
-            let (this, handshake) = (Rc::clone(self), Arc::clone(handshake));
+            let (this, handshake) = (Rc::clone(self), handshake.clone());
             tokio::task::spawn_local(async move {
                 let opened = tokio::select! {
                     opened = time::timeout(MAX_EXCHANGE, this.open_once(&handshake, earlier)) => opened,
@@ -170,7 +169,7 @@ impl Proxy {
     /// `earlier` is what the origin said when it had the hub ask later.
     async fn open_once(
         self: &Rc<Self>,
-        handshake: &Arc<Handshake>,
+        handshake: &Handshake,
         earlier: AnswerFields,
     ) -> Result<Asked, OpenError> {
         let mut body = Vec::new();
@@ -321,6 +320,7 @@ mod tests {
     use crate::routes::{Lookup, Protocol, Security, parse};
     use http::uri::PathAndQuery;
     use std::path::Path;
+    use std::sync::Arc;
 
     fn handshake(route: &str, trust: Trust, offer: Offer) -> Handshake {
         let routes = parse(route).unwrap();

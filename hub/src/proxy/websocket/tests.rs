@@ -436,7 +436,7 @@ async fn the_hub_answers_for_the_test_target() {
                 panic!("{:?}", start.origin);
             };
             assert_eq!(channels.len(), names);
-            assert_eq!(start.extension.unwrap().prefix(), "");
+            assert_eq!(start.extension.unwrap().prefix(), b"");
         }
         let text = "no such test resource\n";
         check_refused(proxy.handle(handshake(&[])).await, 404, text).await;
