@@ -13,12 +13,15 @@ use bytes::{Buf as _, Bytes};
 pub(crate) struct Outbox {
     /// The oldest piece, without what was written of it. Empty only if all is written.
     first: Bytes,
-    #[expect(
-        clippy::box_collection,
-        reason = "idle connections pay for a pointer, not for a queue"
-    )]
-    rest: Option<Box<VecDeque<Piece>>>,
-    pending: usize,
+    rest: Option<Box<Rest>>,
+}
+
+/// What waits behind the oldest piece.
+#[derive(Debug, Default)]
+struct Rest {
+    pieces: VecDeque<Piece>,
+    /// Bytes of all of them.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -50,12 +53,12 @@ impl Outbox {
         if bytes.is_empty() {
             return;
         }
-        self.pending += bytes.len();
         if self.first.is_empty() {
             self.first = bytes;
         } else {
             let rest = self.rest.get_or_insert_default();
-            rest.push_back(Piece { bytes, kind });
+            rest.bytes += bytes.len();
+            rest.pieces.push_back(Piece { bytes, kind });
         }
     }
 
@@ -66,10 +69,10 @@ impl Outbox {
             return 0;
         };
         let mut dropped = 0;
-        let pending = &mut self.pending;
-        rest.retain(|piece| match piece.kind {
-            PieceKind::Items(count) if *pending > allowed => {
-                *pending -= piece.bytes.len();
+        let (first, bytes) = (self.first.len(), &mut rest.bytes);
+        rest.pieces.retain(|piece| match piece.kind {
+            PieceKind::Items(count) if first + *bytes > allowed => {
+                *bytes -= piece.bytes.len();
                 dropped += u64::from(count);
                 false
             }
@@ -79,20 +82,20 @@ impl Outbox {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending == 0
+        self.first.is_empty()
     }
 
     /// Bytes that wait.
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.pending
+        self.first.len() + self.rest.as_ref().map_or(0, |rest| rest.bytes)
     }
 
     /// Memory that waits, more or less: many small pieces take more than their bytes.
     pub(crate) fn weight(&self) -> usize {
         /// A piece's place in the queue, and its own memory.
         const PIECE: usize = 64;
-        let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
-        self.pending + (rest + 1) * PIECE
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.pieces.len());
+        self.pending_bytes() + (rest + 1) * PIECE
     }
 
     /// The one piece that waits, if it is the only one.
@@ -102,14 +105,10 @@ impl Outbox {
 
     /// Fills `slices` with the oldest pieces and says how many there are.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let rest = self.rest.iter().flat_map(|rest| rest.pieces.iter());
         let pieces = std::iter::once(&self.first)
             .filter(|first| !first.is_empty())
-            .chain(
-                self.rest
-                    .iter()
-                    .flat_map(|rest| rest.iter())
-                    .map(|it| &it.bytes),
-            );
+            .chain(rest.map(|piece| &piece.bytes));
         slices
             .iter_mut()
             .zip(pieces)
@@ -129,16 +128,23 @@ impl Outbox {
 
     /// Forgets the oldest `written` bytes; at most [`Self::pending_bytes`].
     pub(crate) fn consume(&mut self, mut written: usize) {
-        self.pending -= written;
         while written >= self.first.len() {
             written -= self.first.len();
-            let Some(next) = self.rest.as_mut().and_then(|rest| rest.pop_front()) else {
+            let Some(next) = self.rest.as_mut().and_then(|rest| rest.pop()) else {
                 *self = Self::default();
                 return;
             };
-            self.first = next.bytes;
+            self.first = next;
         }
         self.first.advance(written);
+    }
+}
+
+impl Rest {
+    fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.pop_front()?;
+        self.bytes -= piece.bytes.len();
+        Some(piece.bytes)
     }
 }
 

@@ -3,6 +3,7 @@
 //! An idle one costs a descriptor and one entry here: no task, no buffer, no registration with
 //! tokio, which watches the epoll instance as a whole.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -53,12 +54,6 @@ struct Socket {
     /// Whether the last write was cut short, so that the next waits for [`Readiness::Writable`].
     is_blocked: bool,
     reading: Reading,
-    /// What the client sent ahead; most send nothing.
-    #[expect(
-        clippy::box_collection,
-        reason = "idle connections pay for a pointer only"
-    )]
-    input: Option<Box<Vec<u8>>>,
 }
 
 /// All sockets that a shard holds, by connection.
@@ -67,6 +62,8 @@ pub(crate) struct HeldSet {
     poll: AsyncFd<Poll>,
     events: Events,
     sockets: Pages<Socket>,
+    /// What clients sent ahead, by the index of their connection; most send nothing.
+    inputs: HashMap<u32, Vec<u8>>,
 }
 
 impl HeldSet {
@@ -79,6 +76,7 @@ impl HeldSet {
             poll: AsyncFd::new(Poll::new()?)?,
             events: Events::with_capacity(EVENTS),
             sockets: Pages::default(),
+            inputs: HashMap::new(),
         })
     }
 
@@ -103,15 +101,17 @@ impl HeldSet {
             generation: key.generation,
             is_blocked: false,
             reading: Reading::Keep,
-            input: (!input.is_empty()).then(|| Box::new(input.to_vec())),
         };
         self.sockets.put(key.index, socket);
+        if !input.is_empty() {
+            self.inputs.insert(key.index, input.to_vec());
+        }
         Ok(())
     }
 
     /// Ends a connection.
     pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<impl Sized + use<>> {
-        let socket = self.forget(key)?;
+        let (socket, _) = self.forget(key)?;
         Some(socket.stream)
     }
 
@@ -120,7 +120,7 @@ impl HeldSet {
         &mut self,
         key: ConnectionKey,
     ) -> io::Result<Option<(tokio::net::TcpStream, SocketAddr, Bytes)>> {
-        let Some(mut socket) = self.forget(key) else {
+        let Some((mut socket, input)) = self.forget(key) else {
             return Ok(None);
         };
         self.poll
@@ -130,8 +130,7 @@ impl HeldSet {
         let stream = std::net::TcpStream::from(OwnedFd::from(socket.stream));
         let stream = tokio::net::TcpStream::from_std(stream)?;
         let peer = stream.peer_addr()?;
-        let input = socket.input.map(|input| Bytes::from(*input));
-        Ok(Some((stream, peer, input.unwrap_or_default())))
+        Ok(Some((stream, peer, input)))
     }
 
     /// From here on, what the client sends is for [`Self::read`]. Returns what it has sent already.
@@ -140,9 +139,9 @@ impl HeldSet {
             return Bytes::new();
         };
         socket.reading = Reading::Pass;
-        let input = socket.input.take();
+        let input = self.take_input(key.index);
         self.rearm(key);
-        input.map(|input| Bytes::from(*input)).unwrap_or_default()
+        input
     }
 
     /// Whether the connection is here.
@@ -196,9 +195,19 @@ impl HeldSet {
         }
     }
 
-    fn forget(&mut self, key: ConnectionKey) -> Option<Socket> {
+    /// Takes a socket out, with what the client sent ahead.
+    fn forget(&mut self, key: ConnectionKey) -> Option<(Socket, Bytes)> {
         self.get(key)?;
-        self.sockets.take(key.index)
+        let input = self.take_input(key.index);
+        Some((self.sockets.take(key.index)?, input))
+    }
+
+    fn take_input(&mut self, index: u32) -> Bytes {
+        let input = self.inputs.remove(&index);
+        if self.inputs.is_empty() {
+            self.inputs = HashMap::new();
+        }
+        input.unwrap_or_default().into()
     }
 
     fn get(&mut self, key: ConnectionKey) -> Option<&mut Socket> {
@@ -269,6 +278,26 @@ impl HeldSet {
         }
     }
 
+    /// Reads what the client sent, for later; false if it will send nothing more.
+    fn keep_input(&mut self, key: ConnectionKey) -> bool {
+        let Some(socket) = self.sockets.get_mut(key.index) else {
+            return false;
+        };
+        let mut buffer = [0; 2048];
+        while self.inputs.get(&key.index).map_or(0, Vec::len) < MAX_INPUT {
+            match socket.stream.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => {
+                    let input = self.inputs.entry(key.index).or_default();
+                    input.extend_from_slice(&buffer[..count]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+
     fn take_events(&mut self) -> Vec<Readiness> {
         let events: Vec<_> = self
             .events
@@ -300,9 +329,10 @@ impl HeldSet {
                 // What the client sent before it left still counts.
                 readiness.push(Readiness::Readable(key));
             }
-            if is_kept && (is_over || (is_readable && !socket.read())) {
+            let is_blocked = socket.is_blocked;
+            if is_kept && (is_over || (is_readable && !self.keep_input(key))) {
                 readiness.push(Readiness::Gone(key));
-            } else if is_writable && socket.is_blocked {
+            } else if is_writable && is_blocked {
                 match self.watch(key, Interest::READABLE) {
                     Ok(()) => readiness.push(Readiness::Writable(key)),
                     Err(_) => readiness.push(Readiness::Gone(key)),
@@ -350,23 +380,6 @@ impl Socket {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let count = outbox.slices(&mut slices);
         self.stream.write_vectored(&slices[..count])
-    }
-
-    /// Reads what the client sent, for later; false if it will send nothing more.
-    fn read(&mut self) -> bool {
-        let mut buffer = [0; 2048];
-        while self.input.as_ref().map_or(0, |input| input.len()) < MAX_INPUT {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
-                Ok(count) => self
-                    .input
-                    .get_or_insert_default()
-                    .extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            }
-        }
-        true
     }
 }
 
