@@ -24,10 +24,17 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
         for setting in SETTINGS {
             for _ in 0..bench.rounds {
                 for candidate in candidates {
+                    let (subscribers, in_flight, items) = setting;
                     // They would take minutes.
-                    if candidate.is_peer() && setting.0 > 1_000 {
+                    if candidate.is_peer() && subscribers > 1_000 {
                         continue;
                     }
+                    let items = if candidate.is_peer() {
+                        items / 16
+                    } else {
+                        items
+                    };
+                    let setting = (subscribers, in_flight, items.max(2 * in_flight));
                     rows.extend(candidate.forgive(one(bench, candidate, kind, setting))?);
                 }
             }
