@@ -12,6 +12,10 @@ use gripline_hub::config::{Config, DEFAULT_TOML};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use arguments::{Arguments, LogFormat};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
