@@ -32,7 +32,10 @@ impl Counter {
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ $field:ident: $name:literal, $kind:literal;)+) => {
         /// The numbers of one thread.
+        ///
+        /// No other thread writes to its lines of the processors' caches.
         #[derive(Debug, Default)]
+        #[repr(align(128))]
         pub(crate) struct Counters {
             $($(#[doc = $help])+ pub(crate) $field: Counter,)+
         }

@@ -167,8 +167,10 @@ fn merge(form: Form, items: &[Arc<Sequenced>]) -> Option<Merged> {
     }
     let count = u32::try_from(pieces.len()).ok()?;
     if let [bytes] = &mut pieces[..] {
+        // All shards have these bytes. With a count of their own, those who share them here don't
+        // wait for other processors.
         return Some(Merged {
-            bytes: std::mem::take(bytes),
+            bytes: Bytes::from_owner(std::mem::take(bytes)),
             items: 1,
         });
     }
