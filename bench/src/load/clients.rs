@@ -127,6 +127,22 @@ impl Clients {
         Ok(())
     }
 
+    /// Reads all that has come for clients that read no more, and says how many bytes.
+    pub(super) fn drain(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut total = 0;
+        let stopped = self.all.iter();
+        for client in stopped.filter(|client| matches!(client.state, State::Stopped)) {
+            loop {
+                match socket::receive(&client.stream, buffer)? {
+                    Received::Bytes(count) => total += count,
+                    Received::Nothing => break,
+                    Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+                }
+            }
+        }
+        Ok(total)
+    }
+
     /// Deals with what happened to a client, and calls `arrived` with every item.
     pub(super) fn handle(
         &mut self,

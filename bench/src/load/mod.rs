@@ -183,6 +183,11 @@ impl Load {
         Ok(())
     }
 
+    /// Reads all that has come for the clients that read no more, and says how many bytes.
+    pub(crate) fn drain(&mut self) -> io::Result<usize> {
+        self.clients.drain(&mut self.buffer)
+    }
+
     /// Publishes until the first of the sources is through, and waits for what is on its way.
     pub(crate) fn run(&mut self, sources: &[Source]) -> io::Result<Vec<Outcome>> {
         let begun = Instant::now();
