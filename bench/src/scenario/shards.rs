@@ -25,25 +25,31 @@ pub(crate) fn run(bench: &Bench, cores: &[usize]) -> io::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for kind in [Kind::Stream, Kind::WebSocket] {
         for _ in 0..bench.rounds {
-            let one = deliveries_per_second(bench, kind, cores, 1)?;
-            let two = deliveries_per_second(bench, kind, cores, 2)?;
+            let one = speed(bench, kind, cores, 1)?;
+            let two = speed(bench, kind, cores, 2)?;
             rows.push(
                 Row::new("shards", &format!("{kind:?}, {CLIENTS}"), "Gripline")
-                    .with("deliveries/s of one", one)
-                    .with("of two", two)
-                    .with("ratio", two / one),
+                    .with("deliveries/s of one", one.per_second)
+                    .with("of two", two.per_second)
+                    .with("ratio", two.per_second / one.per_second)
+                    .with("CPU us/delivery of one", one.cost)
+                    .with("CPU us/delivery of two", two.cost),
             );
         }
     }
     Ok(rows)
 }
 
-fn deliveries_per_second(
-    bench: &Bench,
-    kind: Kind,
-    cores: &[usize],
-    shards: usize,
-) -> io::Result<f64> {
+/// How fast a batch is delivered; half of them are faster.
+#[derive(Debug, Clone, Copy)]
+struct Speed {
+    /// Deliveries.
+    per_second: f64,
+    /// Microseconds of the hub's processor time for each.
+    cost: f64,
+}
+
+fn speed(bench: &Bench, kind: Kind, cores: &[usize], shards: usize) -> io::Result<Speed> {
     let candidate = Candidate::Hub(Hub {
         shards,
         cores: cores.to_vec(),
@@ -58,23 +64,33 @@ fn deliveries_per_second(
     publish(&server, &mut publisher, kind, 1)?;
     let each = received(&mut load)?;
     let mut numbers = 2..;
-    let mut taken = Duration::ZERO;
+    let (mut taken, mut used) = (Vec::new(), Vec::new());
     // The first batch makes room in the kernel that all others use again.
     for batch in 0..=BATCHES {
         let mut written = server.metric(WRITTEN)?;
         let begun = Instant::now();
+        let mut last = Duration::ZERO;
+        let cpu = server.cpu_time();
         for number in numbers.by_ref().take(BATCH as usize) {
+            let asked = Instant::now();
             publish(&server, &mut publisher, kind, number)?;
             written += each;
+            // Looking takes processors, too.
+            std::thread::sleep(last.mul_f64(0.75));
             until_written(&server, written)?;
+            last = asked.elapsed();
         }
         if batch > 0 {
-            taken += begun.elapsed();
+            taken.push(begun.elapsed());
+            used.push(server.cpu_time().saturating_sub(cpu));
         }
         load.drain()?;
     }
-    let deliveries = f64::from(BATCH * BATCHES) * CLIENTS as f64;
-    Ok(deliveries / taken.as_secs_f64())
+    let deliveries = f64::from(BATCH) * CLIENTS as f64;
+    Ok(Speed {
+        per_second: deliveries / median(taken).as_secs_f64(),
+        cost: median(used).as_secs_f64() * 1e6 / deliveries,
+    })
 }
 
 const WRITTEN: &str = "gripline_sent_bytes_total";
@@ -110,4 +126,9 @@ fn until_written(server: &Server, bytes: u64) -> io::Result<()> {
         std::thread::sleep(Duration::from_micros(500));
     }
     Ok(())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
