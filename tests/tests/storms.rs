@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use e2e::chain::Chain;
 use e2e::client::{Client, Response, status};
+use e2e::edge::purge;
 use e2e::hub::{Hub, config};
 use e2e::origin::{Answer, Origin};
 use gripline_hub::config::RawLimits;
@@ -19,6 +21,7 @@ const TOO_FAST: &str = "Too many clients connect at once.\n";
 
 const REFUSED: &str = "gripline_connections_refused_total";
 const PACED: &str = "gripline_connections_paced_total";
+const HELD: &str = "gripline_held_streams";
 const UNHEARD: &str = "gripline_connections_unheard_total";
 
 async fn start(shards: usize, limits: RawLimits) -> (Origin, Hub) {
@@ -195,4 +198,45 @@ async fn many_who_ask_nothing_are_not_waited_for_and_disturb_nobody() {
         check_refusal(&client.response().await, FULL);
     }
     held.is_quiet();
+}
+
+#[tokio::test]
+async fn a_storm_through_the_edge_costs_the_origin_one_request_or_none() {
+    let chain = Chain::start().await;
+    let fields = [
+        "Grip-Hold: stream",
+        "Grip-Channel: updates",
+        "Cache-Control: s-maxage=60",
+    ];
+    chain.origin.serve("/stream", Answer::ok(&fields, "hi\n"));
+    let held = all_come(&chain).await;
+    assert_eq!(chain.origin.count("/stream"), 1);
+    // What is in the cache is for those who come back, too.
+    drop(held);
+    chain.hub.until_metric(HELD, 0).await;
+    let held = all_come(&chain).await;
+    assert_eq!(chain.origin.count("/stream"), 1);
+    drop(held);
+    chain.hub.until_metric(HELD, 0).await;
+    let purged = purge(chain.edge.addr(), r#"{"channels":["updates"]}"#).await;
+    assert_eq!(purged.status(), 200, "{purged:?}");
+    let mut held = all_come(&chain).await;
+    assert_eq!(chain.origin.count("/stream"), 2);
+    chain.hub.publish_stream("updates", "all\n").await;
+    for client in &mut held {
+        client.content_until("all\n").await;
+    }
+}
+
+/// Many clients at once, held.
+async fn all_come(chain: &Chain) -> Vec<Client> {
+    let address = chain.addr();
+    let storm: JoinSet<_> = (0..CLIENTS)
+        .map(|_| async move {
+            let mut client = Client::get(address, "/stream", &[]).await;
+            client.stream_begins("hi\n").await;
+            client
+        })
+        .collect();
+    storm.join_all().await
 }
