@@ -921,3 +921,8 @@ fn every_byte_is_accepted_once_and_in_order_and_there_is_an_end() {
         }
     }
 }
+
+#[test]
+fn a_conversation_that_rests_takes_little() {
+    assert!(size_of::<OverHttp>() <= 16);
+}

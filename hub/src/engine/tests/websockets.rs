@@ -7,7 +7,8 @@ use grip::websocket::over_http::AnswerFields;
 use http::uri::PathAndQuery;
 
 use super::*;
-use crate::engine::websocket::{OriginStart, WebSocketStart};
+use crate::engine::connections::Connection;
+use crate::engine::websocket::{OriginStart, WebSocket, WebSocketStart};
 use crate::exchange::ExchangeError;
 use crate::frames::{self, Decoder, Deflate, Input, Mask, Masking, Piece, Place, Rules};
 use crate::handshake::{Handshake, Offer, Shake, Trust};
@@ -109,6 +110,15 @@ impl Bench {
             key,
             &frames::message(WsMessageKind::Text, text.as_bytes(), KEY),
         );
+    }
+
+    #[track_caller]
+    fn is_at_rest(&mut self, key: ConnectionKey, expected: bool) {
+        let phase = self.engine.connections.phase(key.index);
+        let Phase::WebSocket(_, socket) = phase else {
+            panic!("it is a WebSocket");
+        };
+        assert_eq!(socket.is_at_rest(), expected, "{socket:?}");
     }
 
     fn closes(&mut self, key: ConnectionKey, content: &[u8]) {
@@ -960,4 +970,40 @@ fn whoever_hears_a_channel_is_counted_by_transport() {
         bench.engine.handle_gone(key, bench.now);
     }
     assert_eq!(count(&bench, "a"), [0, 0, 0]);
+}
+
+#[test]
+fn what_a_websocket_keeps_while_it_rests_is_little() {
+    assert!(size_of::<WebSocket>() <= 88);
+    assert!(size_of::<Connection>() <= 128);
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.is_at_rest(key, true);
+    for (place, is_at_rest) in [(Place::First, false), (Place::Last, true)] {
+        let piece = Piece {
+            kind: frames::MessageKind::Text,
+            place,
+            bytes: Bytes::from("a"),
+        };
+        bench.sends(key, &frames::piece(&piece, KEY));
+        bench.is_at_rest(key, is_at_rest);
+    }
+    bench.answer(key, "TEXT 5\r\nm:uno\r\n");
+    bench.is_at_rest(key, false);
+    assert_eq!(bench.frames(key), ["Text uno"]);
+    bench.is_at_rest(key, true);
+}
+
+#[test]
+fn what_waited_for_a_client_that_has_left_is_not_counted_while_its_origin_hears_of_it() {
+    let mut bench = Bench::new();
+    let key = bench.subscribed();
+    bench.publish("a", r#""ws-message":{"content":"waits"}"#);
+    bench.engine.handle_flushed(key, bench.now);
+    bench.check_count(|counters| &counters.pending_bytes, 7);
+    bench.engine.handle_gone(key, bench.now);
+    bench.check_count(|counters| &counters.pending_bytes, 0);
+    bench.fail(key, SendError::Connect("refused".to_owned()).into());
+    assert_eq!(bench.engine.len(), 1, "it asks again");
+    bench.check_count(|counters| &counters.pending_bytes, 0);
 }

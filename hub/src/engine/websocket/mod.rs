@@ -253,6 +253,12 @@ impl WebSocket {
         joining.map(|joining| joining.channel.clone()).collect()
     }
 
+    /// Whether it has given back the memory for what is under way.
+    #[cfg(test)]
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.work.is_none()
+    }
+
     /// Channels that the broker is attaching.
     fn joining(&self) -> usize {
         self.work.as_ref().map_or(0, |work| work.joining.len())
@@ -600,6 +606,8 @@ impl Engine {
             Origin::Test | Origin::None => {}
         }
         connection.outbox = super::Outbox::default();
+        // It is remembered until its origin knows, which may be long.
+        self.count_pending(key, 0);
         self.stop_items(key);
         self.websockets -= 1;
         self.show_held();
