@@ -140,10 +140,10 @@ impl Hub {
             tls,
             broker,
             counters: new_counters(&mut all_counters),
-            let_go: purge::is_needed(&config).then(|| LetGo {
+            let_go: LetGo {
                 life: pace_life.subscribe(),
                 shards: shard_life.clone(),
-            }),
+            },
         };
         let all_counters = all_counters.into();
         let life = control_life.subscribe();
@@ -175,7 +175,7 @@ impl Hub {
     /// Begins to let go: items that wait go out, then there are no new clients, answers for held
     /// requests, ends for streams.
     pub fn shutdown(&self) {
-        // Fails if nothing waits for anything, ever.
+        // Fails if nobody is there who could wait for anything.
         if self.pace_life.send(Life::Draining).is_err() {
             self.shard_life.send_replace(Life::Draining);
         }

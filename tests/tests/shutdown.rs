@@ -3,6 +3,8 @@
 use e2e::client::{self, Client};
 use e2e::hub::Hub;
 use e2e::origin::{Answer, Gate, Origin};
+use gripline_hub::config::RawChannelRule;
+use serde_json::json;
 use tokio::net::TcpStream;
 
 async fn start() -> (Origin, Hub) {
@@ -54,6 +56,33 @@ async fn everybody_gets_a_proper_end() {
     hub.ended().await;
     let refused = TcpStream::connect(hub.control()).await;
     assert!(refused.is_err(), "new publishers are not accepted");
+}
+
+#[tokio::test]
+async fn items_that_wait_for_the_one_before_them_go_out_before_the_end() {
+    let (origin, mut without_pacing) = start().await;
+    let mut config = e2e::hub::config(&origin.url());
+    config.channels = vec![RawChannelRule {
+        pattern: Some("*".to_owned()),
+        pace: Some("1h".to_owned()),
+        ..RawChannelRule::default()
+    }];
+    let mut with_pacing = Hub::start_with(&config);
+    for hub in [&mut without_pacing, &mut with_pacing] {
+        let mut stream = Client::get(hub.addr(), "/stream", &[]).await;
+        stream.stream_begins("hi\n").await;
+        hub.publish(json!([
+            {"channel": "updates", "id": "1", "http-stream": {"content": "1\n"}},
+            {"channel": "updates", "id": "3", "prev-id": "2", "http-stream": {"content": "3\n"}},
+        ]))
+        .await;
+        stream.receives("1\n").await;
+        stream.is_quiet();
+        hub.shut_down();
+        stream.receives_next("3\n").await;
+        stream.ends().await;
+        hub.ended().await;
+    }
 }
 
 #[tokio::test]

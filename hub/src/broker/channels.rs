@@ -365,6 +365,17 @@ impl Broker {
         self.keep_within_budget();
     }
 
+    /// Lets all items go that wait for the one before them; from here on none does.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        self.common.settings.order.wait = Duration::ZERO;
+        for (_, name) in std::mem::take(&mut self.common.early) {
+            if let Some(channel) = self.channels.get_mut(&name) {
+                self.common.let_all_go(channel, now);
+            }
+        }
+        self.keep_within_budget();
+    }
+
     /// What to put into which shard's mailbox next.
     pub(crate) fn poll_output(&mut self) -> Option<(ShardId, Command)> {
         self.common.outputs.pop_front()
@@ -630,6 +641,15 @@ impl Common {
                 return;
             }
             self.let_go(channel, overdue, now);
+        }
+    }
+
+    /// Lets items go, however long they have waited.
+    fn let_all_go(&mut self, channel: &mut Channel, now: Instant) {
+        while channel.sequencer.waiting() > 0 {
+            let history = &channel.history;
+            let oldest = channel.sequencer.oldest(|item| history.is_behind(item));
+            self.let_go(channel, oldest, now);
         }
     }
 
@@ -1410,6 +1430,23 @@ mod tests {
         bench.publish_all("a", "2<1");
         bench.attach(0, 2, "a=8");
         bench.check(&["0:item@3", "0:attached@3 a9"]);
+    }
+
+    #[test]
+    fn when_the_hub_ends_no_item_waits_for_another() {
+        let mut bench = bench();
+        bench.attach(0, 1, "a b");
+        bench.publish_all("a", "1 5<4 4<3 3<2");
+        bench.publish_all("b", "1 3<2");
+        bench.outputs();
+        bench.broker.flush(bench.now);
+        bench.check(&["0:item@3", "0:item@4", "0:item@5", "0:item@6"]);
+        let common = &bench.broker.common;
+        assert_eq!((common.early_items, common.early_bytes), (0, 0));
+        bench.attach(0, 2, "a=2");
+        bench.check(&["0:attached@6 a3 a4 a5"]);
+        bench.publish_all("a", "7<6");
+        bench.check(&["0:item@7"]);
     }
 
     #[test]

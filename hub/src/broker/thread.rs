@@ -64,8 +64,9 @@ enum Publish {
     Recover(Room),
     /// The id of an item that waits for its turn, and the room of one that waits no longer.
     Announce(ChannelName, ItemId, Option<Room>),
-    /// Dropped when all that was queued before it is in the shards' mailboxes.
-    Mark(oneshot::Sender<()>),
+    /// Nothing waits for its turn any more. Dropped when all that was queued before it is in the
+    /// shards' mailboxes.
+    Flush(oneshot::Sender<()>),
 }
 
 /// The way to the broker, for shards and publishers. It runs until the last handle is gone.
@@ -158,10 +159,11 @@ impl BrokerHandle {
         self.queue(Publish::Announce(channel, id, room));
     }
 
-    /// Waits until all that was published before is in the mailboxes of the shards.
-    pub(crate) async fn caught_up(&self) {
+    /// Has no item wait for the one before it, now or later, and waits until all that was published
+    /// before is in the mailboxes of the shards.
+    pub(crate) async fn flush(&self) {
         let (mark, reached) = oneshot::channel();
-        self.queue(Publish::Mark(mark));
+        self.queue(Publish::Flush(mark));
         // The mark is dropped, not sent.
         let _ = reached.await;
     }
@@ -307,7 +309,10 @@ impl Driver {
                 self.broker.announce(&channel, id);
                 self.rooms.extend(room);
             }
-            Publish::Mark(mark) => self.marks.push(mark),
+            Publish::Flush(mark) => {
+                self.broker.flush(now());
+                self.marks.push(mark);
+            }
         }
     }
 

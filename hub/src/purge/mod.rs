@@ -101,11 +101,11 @@ pub(crate) struct Parts {
     pub(crate) broker: BrokerHandle,
     /// The runtime's own.
     pub(crate) counters: Arc<Counters>,
-    /// When to let the shards go; `None` if items are published at once.
-    pub(crate) let_go: Option<LetGo>,
+    pub(crate) let_go: LetGo,
 }
 
-/// Has the shards drain after the purger: what waits here is for the clients that they hold.
+/// Has the shards drain after everything before them: what waits there is for the clients that they
+/// hold.
 #[derive(Debug)]
 pub(crate) struct LetGo {
     /// Draining when what waits is to go out at once.
@@ -138,9 +138,10 @@ pub(crate) fn spawn(config: &Config, parts: Parts) -> (Publisher, Option<JoinHan
         broker: parts.broker.clone(),
         purger: None,
     };
-    let Some(let_go) = parts.let_go else {
+    if !is_needed(config) {
+        tokio::spawn(let_go(parts.let_go, parts.broker));
         return (publisher, None);
-    };
+    }
     let target = config.purge.as_ref().map(|purge| {
         let upstream = Upstream::new(parts.tls, Arc::clone(&parts.counters));
         Target::new(&purge.target, upstream)
@@ -159,7 +160,7 @@ pub(crate) fn spawn(config: &Config, parts: Parts) -> (Publisher, Option<JoinHan
         batches,
         end: End::Open,
         flushed: None,
-        let_go: Some(let_go),
+        let_go: Some(parts.let_go),
     };
     (publisher, Some(tokio::spawn(purger.run())))
 }
@@ -250,7 +251,7 @@ impl Purger {
             && self.let_go.is_some()
             && self.pace.oldest().is_none_or(|at| at > flushed.into_std())
         {
-            self.broker.caught_up().await;
+            self.broker.flush().await;
             self.let_go = None;
         }
     }
@@ -312,6 +313,12 @@ impl Purger {
             counter.set(value);
         }
     }
+}
+
+/// Lets the shards go where only the broker has items that wait.
+async fn let_go(mut let_go: LetGo, broker: BrokerHandle) {
+    draining(&mut let_go.life).await;
+    broker.flush().await;
 }
 
 /// Waits until the hub begins to shut down.
