@@ -3,6 +3,7 @@
 use e2e::client::Client;
 use e2e::hub::{self, Hub};
 use e2e::origin::{Answer, Origin};
+use gripline_hub::config::RawLimits;
 use serde_json::{Value, json};
 
 /// More than the sockets' buffers take.
@@ -10,6 +11,10 @@ const ITEMS: usize = 1500;
 const SIZE: usize = 16_000;
 
 async fn start(slow: &str) -> (Origin, Hub) {
+    start_with(slow, |_| {}).await
+}
+
+async fn start_with(slow: &str, change: impl FnOnce(&mut RawLimits)) -> (Origin, Hub) {
     let origin = Origin::start().await;
     for (path, channel) in [
         ("/plain", "Grip-Channel: updates"),
@@ -22,6 +27,7 @@ async fn start(slow: &str) -> (Origin, Hub) {
     config.slow_clients = Some(slow.to_owned());
     config.limits.publish_bytes = Some(100_000);
     config.limits.pending_bytes = Some(100_000);
+    change(&mut config.limits);
     config.history.items = Some(ITEMS);
     config.history.bytes = Some(ITEMS * SIZE * 2);
     let hub = Hub::start_with(&config);
@@ -86,6 +92,19 @@ async fn elsewhere_it_loses_what_is_not_the_newest() {
         assert!(got.len() < ITEMS, "{slow}: {} items", got.len());
         assert_eq!(dropped(&hub).await, (ITEMS - got.len()) as u64, "{slow}");
     }
+}
+
+#[tokio::test]
+async fn the_kernel_takes_little_more_than_it_can_send() {
+    let mut counts = Vec::new();
+    for bytes in [131_072, 0] {
+        let limit = |limits: &mut RawLimits| limits.unsent_bytes = Some(bytes);
+        let (_origin, hub) = start_with("latest-only", limit).await;
+        let mut client = open(&hub, "/plain").await;
+        publish(&hub).await;
+        counts.push(read(&mut client).await.len());
+    }
+    assert!(counts[0] * 2 < counts[1], "{counts:?}");
 }
 
 #[tokio::test]

@@ -173,6 +173,9 @@ pub struct Limits {
     pub pending_bytes: usize,
     /// Bytes waiting for all clients together.
     pub total_pending_bytes: usize,
+    /// Bytes for one client that the kernel takes before it can send them; `TCP_NOTSENT_LOWAT`.
+    /// `None` is the system's choice.
+    pub unsent_bytes: Option<u32>,
     /// Bytes that the kernel keeps for one client; `SO_SNDBUF`. `None` is the system's choice.
     pub send_buffer: Option<usize>,
     /// Client connections of one shard.
@@ -657,6 +660,7 @@ impl Checker<'_> {
             head_fields: self.limit("head_fields", raw.head_fields, 64, 1),
             instruct_bytes: self.limit("instruct_bytes", raw.instruct_bytes, 100_000, 1),
             pending_bytes: self.limit("pending_bytes", raw.pending_bytes, 1_000_000, 1),
+            unsent_bytes: Some(raw.unsent_bytes.unwrap_or(131_072)).filter(|bytes| *bytes > 0),
             send_buffer: raw.send_buffer.filter(|bytes| *bytes > 0),
             total_pending_bytes: self.limit(
                 "total_pending_bytes",

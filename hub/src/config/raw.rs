@@ -205,6 +205,8 @@ pub struct RawLimits {
     pub pending_bytes: Option<usize>,
     /// Bytes waiting for all clients together.
     pub total_pending_bytes: Option<usize>,
+    /// Bytes for one client that the kernel takes before it can send them.
+    pub unsent_bytes: Option<u32>,
     /// Bytes that the kernel keeps for one client.
     pub send_buffer: Option<usize>,
     /// Client connections of one shard.

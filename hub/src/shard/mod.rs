@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use crate::broker::BrokerHandle;
 use crate::client_io::{self, Asked};
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::counters::Counters;
 use crate::engine::{AfterHold, Budget, Engine, Flow, Outbox, Output, Reply};
 use crate::errand::{Again, Errand, News, Receipt, Report};
@@ -393,7 +393,7 @@ impl Shard {
             return self.turn_away(stream, refusal);
         }
         self.counters.connections.increment();
-        if let Err(error) = prepare(&stream, self.config.limits.send_buffer) {
+        if let Err(error) = prepare(&stream, &self.config.limits) {
             tracing::debug!(%error, "cannot set options of a connection");
         }
         let connection = self.connection(stream, peer, Bytes::new(), None);
@@ -828,15 +828,18 @@ async fn feed(key: ConnectionKey, mut body: Incoming, reports: mpsc::UnboundedSe
 
 /// Small writes must not wait for the client's acknowledgement of the one before; and a client that
 /// vanished without a word must be found out, also on a stream to which nothing is published.
-fn prepare(stream: &TcpStream, send_buffer: Option<usize>) -> io::Result<()> {
+fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keep_alive = TcpKeepalive::new()
         .with_time(VANISHED_AFTER)
         .with_interval(Duration::from_secs(30))
         .with_retries(4);
     let socket = SockRef::from(stream);
-    if let Some(bytes) = send_buffer {
+    if let Some(bytes) = limits.send_buffer {
         socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = limits.unsent_bytes {
+        socket.set_tcp_notsent_lowat(bytes)?;
     }
     socket.set_tcp_keepalive(&keep_alive)
 }
