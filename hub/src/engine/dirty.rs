@@ -16,6 +16,8 @@ const TURN: usize = 256;
 pub(super) struct Dirty {
     few: VecDeque<ConnectionKey>,
     many: VecDeque<VecDeque<ConnectionKey>>,
+    /// Where connections are queued now.
+    queue: Queue,
     turn: Turn,
     /// Taken in this turn.
     taken: usize,
@@ -29,27 +31,34 @@ enum Turn {
 }
 
 /// Where connections are queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Queue {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Queue {
+    #[default]
     Few,
     /// The fan-out that began last.
     Many,
 }
 
 impl Dirty {
-    /// Begins a fan-out to at most so many connections.
-    pub(super) fn begin(&mut self, connections: usize) -> Queue {
+    /// Begins a fan-out to at most so many connections, to which all belong that are queued until
+    /// its [`Self::end`].
+    pub(super) fn begin(&mut self, connections: usize) {
         if connections <= TURN {
-            return Queue::Few;
+            return;
         }
         if self.many.back().is_none_or(|last| !last.is_empty()) {
             self.many.push_back(VecDeque::new());
         }
-        Queue::Many
+        self.queue = Queue::Many;
     }
 
-    pub(super) fn push(&mut self, queue: Queue, key: ConnectionKey) {
-        match (queue, self.many.back_mut()) {
+    /// The fan-out is over.
+    pub(super) fn end(&mut self) {
+        self.queue = Queue::Few;
+    }
+
+    pub(super) fn push(&mut self, key: ConnectionKey) {
+        match (self.queue, self.many.back_mut()) {
             (Queue::Many, Some(last)) => last.push_back(key),
             _ => self.few.push_back(key),
         }
@@ -121,8 +130,9 @@ mod tests {
     }
 
     fn fan_out(dirty: &mut Dirty, keys: std::ops::Range<u32>) {
-        let queue = dirty.begin(keys.len());
-        keys.for_each(|index| dirty.push(queue, key(index)));
+        dirty.begin(keys.len());
+        keys.for_each(|index| dirty.push(key(index)));
+        dirty.end();
     }
 
     fn all(dirty: &mut Dirty) -> Vec<u32> {
@@ -135,7 +145,7 @@ mod tests {
         let mut dirty = Dirty::default();
         fan_out(&mut dirty, 0..1000);
         fan_out(&mut dirty, 2000..2300);
-        dirty.push(Queue::Few, key(5000));
+        dirty.push(key(5000));
         fan_out(&mut dirty, 6000..6010);
         assert_eq!(dirty.len(), 1311);
         let order = all(&mut dirty);

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use grip::publish::{HttpResponse, HttpStream, WsMessage};
 
 use super::connections::{Connection, EventIds, Lane, Phase, StreamFraming};
-use super::{Engine, Room, mark_dirty, mark_dirty_in};
+use super::{Engine, Room, mark_dirty};
 use crate::errand::Comparison;
 use crate::frames::Deflate;
 use crate::mailbox::{ConnectionKey, Sequence, Sequenced};
@@ -59,7 +59,7 @@ impl Engine {
         // Connections leave the channel's list only after the walk over it.
         let mut others = Vec::new();
         let subscribers = self.subscriptions.of(&first.item.channel);
-        let queue = self.dirty.begin(subscribers.len());
+        self.dirty.begin(subscribers.len());
         for subscriber in subscribers {
             let (key, connection) = self.connections.live(subscriber.connection);
             let merged = if subscriber.cursor < first.sequence {
@@ -75,7 +75,7 @@ impl Engine {
                     self.counters.deliveries.add(u64::from(*items));
                     connection.outbox.push_items(bytes.clone(), *items);
                     connection.restart_keep_alive(now);
-                    mark_dirty_in(&mut self.dirty, queue, key, connection);
+                    mark_dirty(&mut self.dirty, key, connection);
                 }
                 _ => others.push((key, subscriber.cursor)),
             }
@@ -83,6 +83,7 @@ impl Engine {
         for (key, cursor) in others {
             self.handle_each(key, cursor, items, now);
         }
+        self.dirty.end();
         self.check_invariants();
     }
 

@@ -108,6 +108,7 @@ impl Engine {
     /// An errand for these connections has come to something.
     pub(crate) fn handle_news(&mut self, keys: &[ConnectionKey], news: News, now: Instant) {
         self.now = now;
+        self.dirty.begin(keys.len());
         match news {
             News::Linked(linked) => {
                 for key in keys {
@@ -146,6 +147,7 @@ impl Engine {
                 }
             }
         }
+        self.dirty.end();
         self.check_invariants();
     }
 

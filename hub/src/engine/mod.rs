@@ -57,7 +57,7 @@ use budget::Limit;
 use catch_up::Gap;
 use connections::{Beat, Care, Connection, Connections, EventIds, Lane, Opening, Phase};
 use deadlines::Deadlines;
-use dirty::{Dirty, Queue};
+use dirty::Dirty;
 use subscriptions::Subscriptions;
 use websocket::Incoming;
 
@@ -921,13 +921,9 @@ impl AfterHold {
 }
 
 fn mark_dirty(dirty: &mut Dirty, key: ConnectionKey, connection: &mut Connection) {
-    mark_dirty_in(dirty, Queue::Few, key, connection);
-}
-
-fn mark_dirty_in(dirty: &mut Dirty, queue: Queue, key: ConnectionKey, connection: &mut Connection) {
     if !connection.is_dirty {
         connection.is_dirty = true;
-        dirty.push(queue, key);
+        dirty.push(key);
     }
 }
 
