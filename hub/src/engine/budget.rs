@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The part of what is left for all that one connection may have.
 ///
-/// So the more waits for others, the less may wait for each: many slow clients have to share, and
-/// one that keeps up, for which hardly anything waits, does not feel them.
+/// So the more waits for others, the less may wait for each, and many slow clients have to share.
+/// One that keeps up does not feel them: what was not tried to be written yet does not count.
 const SHARE: usize = 8;
 
 /// The bounds on outboxes; what becomes of a connection over them says its
@@ -21,16 +21,6 @@ pub(crate) struct Budget {
     waiting: Arc<AtomicUsize>,
 }
 
-/// How much may wait for a connection now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limit {
-    /// Bytes.
-    pub(super) now: usize,
-    /// Bytes if nothing waits for it yet: an item that is larger than what is left for each must
-    /// not end those who keep up.
-    pub(super) alone: usize,
-}
-
 impl Budget {
     /// A budget that clones share.
     pub(crate) fn new(each: usize, total: usize) -> Self {
@@ -41,14 +31,12 @@ impl Budget {
         }
     }
 
-    pub(super) fn limit(&self) -> Limit {
+    /// Bytes that may wait for one connection now.
+    pub(super) fn limit(&self) -> usize {
         let left = self
             .total
             .saturating_sub(self.waiting.load(Ordering::Relaxed));
-        Limit {
-            now: self.each.min(left / SHARE),
-            alone: self.each,
-        }
+        self.each.min(left / SHARE)
     }
 
     /// What waits for a connection has changed.
@@ -69,16 +57,15 @@ mod tests {
     fn the_more_waits_for_all_the_less_may_wait_for_each() {
         let budget = Budget::new(1_000, 16_000);
         let other = budget.clone();
-        assert_eq!(budget.limit().now, 1_000);
+        assert_eq!(budget.limit(), 1_000);
         other.count(0, 8_000);
-        assert_eq!(budget.limit().now, 1_000);
+        assert_eq!(budget.limit(), 1_000);
         other.count(8_000, 12_000);
-        assert_eq!(budget.limit().now, 500);
-        assert_eq!(budget.limit().alone, 1_000);
+        assert_eq!(budget.limit(), 500);
         other.count(12_000, 16_001);
-        assert_eq!(budget.limit().now, 0);
+        assert_eq!(budget.limit(), 0);
         other.count(16_001, 0);
-        assert_eq!(budget.limit().now, 1_000);
+        assert_eq!(budget.limit(), 1_000);
     }
 
     #[test]
@@ -87,7 +74,7 @@ mod tests {
         let mut waiting = vec![0; 10_000];
         for _ in 0..100 {
             for bytes in &mut waiting {
-                if *bytes + 10 <= budget.limit().now {
+                if *bytes + 10 <= budget.limit() {
                     budget.count(*bytes, *bytes + 10);
                     *bytes += 10;
                 }

@@ -169,16 +169,21 @@ impl Engine {
 
     /// Whether what a connection has missed has to wait until its client has read more.
     pub(super) fn awaits_client(&mut self, key: ConnectionKey, now: Instant) -> bool {
-        let limit = self.budget.limit().now;
+        let limit = self.budget.limit();
         let Some(connection) = self.connections.get(key) else {
             return false;
         };
         let has_much = connection.outbox.pending_bytes() > MUCH.min(limit / 2);
+        let wanted = connection.session.as_ref().and_then(|it| it.wanted_room);
+        let has_room = wanted.is_none_or(|bytes| connection.has_room(bytes, limit));
         let slow = connection.slow;
         let Some(session) = &mut connection.session else {
             return false;
         };
-        let awaits = has_much && session.waits_for_client();
+        if has_room {
+            session.wanted_room = None;
+        }
+        let awaits = (has_much || !has_room) && session.waits_for_client();
         if !awaits {
             session.stalls_at = None;
         } else if session.stalls_at.is_none() && slow == SlowClients::Disconnect {
@@ -190,7 +195,7 @@ impl Engine {
 
     /// The client has read something: what waited for that goes on.
     pub(super) fn go_on_after_write(&mut self, key: ConnectionKey, now: Instant) {
-        let limit = self.budget.limit().now;
+        let limit = self.budget.limit();
         let Some(connection) = self.connections.get(key) else {
             return;
         };

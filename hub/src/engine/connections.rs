@@ -266,8 +266,6 @@ pub(crate) struct Connection {
     pub(crate) event_ids: EventIds,
     pub(crate) slow: SlowClients,
     generation: u32,
-    /// Bytes of the outbox that count in the budget: those that a write left.
-    pub(crate) counted: usize,
     /// When it wants to be looked at, if ever.
     pub(crate) deadline: Option<Instant>,
     pub(crate) keep_alive: Option<Rc<KeepAliveRule>>,
@@ -304,7 +302,6 @@ impl Connections {
             event_ids: EventIds::AsPublished,
             slow,
             generation: self.generation,
-            counted: 0,
             deadline: None,
             keep_alive: None,
             subscriptions: SmallVec::new(),

@@ -165,10 +165,8 @@ impl Engine {
             return;
         };
         if slot.is_checked() && !has_room && policy != SlowClients::Disconnect {
-            // It comes back for this when its client has read more.
-            session.has_missed = true;
             self.counters.overflows.increment();
-            return;
+            return session.leave_out(pending, content.len());
         }
         let trail = std::mem::replace(&mut slot.trail, Trail::Whole);
         if !continues && trail != Trail::Lost {

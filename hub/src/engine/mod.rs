@@ -53,7 +53,6 @@ pub(crate) use outbox::Outbox;
 pub(crate) use session::{OnGap, Session, Slot};
 pub(crate) use websocket::Flow;
 
-use budget::Limit;
 use catch_up::Gap;
 use connections::{Beat, Care, Connection, Connections, EventIds, Lane, Opening, Phase};
 use deadlines::Deadlines;
@@ -661,7 +660,7 @@ impl Engine {
         self.now = now;
         let connection = self.connections.get(key)?;
         let waiting = connection.outbox.pending_bytes();
-        if connection.counted != waiting {
+        if connection.outbox.left() != waiting {
             self.count_pending(key, waiting);
         }
         let connection = self.connections.get(key)?;
@@ -692,9 +691,10 @@ impl Engine {
     /// Counts so many bytes as what waits for a connection.
     fn count_pending(&mut self, key: ConnectionKey, waiting: usize) {
         if let Some(connection) = self.connections.get(key) {
-            let before = std::mem::replace(&mut connection.counted, waiting);
-            self.budget.count(before, waiting);
-            self.pending_bytes = self.pending_bytes - before + waiting;
+            let before = connection.outbox.note_left(waiting);
+            let after = connection.outbox.left();
+            self.budget.count(before, after);
+            self.pending_bytes = self.pending_bytes - before + after;
             self.counters.pending_bytes.set(self.pending_bytes as u64);
         }
     }
@@ -814,17 +814,18 @@ impl HoldKind {
 }
 
 impl Connection {
-    /// Whether so many more bytes may wait.
-    fn has_room(&self, bytes: usize, limit: Limit) -> bool {
-        let pending = self.outbox.pending_bytes();
-        let total = pending + bytes;
-        total <= limit.now
-            || (pending == 0 && bytes <= limit.alone)
-            || total <= limit.now + self.allowance()
+    /// Whether so many more bytes may wait. Who has taken all that was written keeps up, however
+    /// much is to be written now.
+    fn has_room(&self, bytes: usize, limit: usize) -> bool {
+        if self.outbox.left() == 0 {
+            return true;
+        }
+        let total = self.outbox.pending_bytes() + bytes;
+        total <= limit || total <= limit + self.allowance()
     }
 
     /// Makes room for an item of so many bytes, as it is to be made for slow clients.
-    fn make_room(&mut self, bytes: usize, limit: Limit, counters: &Counters) -> Room {
+    fn make_room(&mut self, bytes: usize, limit: usize, counters: &Counters) -> Room {
         if self.has_room(bytes, limit) {
             return Room::Some;
         }
@@ -832,7 +833,7 @@ impl Connection {
             SlowClients::Disconnect => return Room::None,
             // More than need be, so that not every item looks through the whole outbox.
             SlowClients::DropOldest => {
-                let allowed = (limit.now + self.allowance()) / 4 * 3;
+                let allowed = (limit + self.allowance()) / 4 * 3;
                 self.outbox.drop_items(allowed.saturating_sub(bytes))
             }
             SlowClients::LatestOnly => self.outbox.drop_items(0),
@@ -847,7 +848,7 @@ impl Connection {
         &mut self,
         bytes: Bytes,
         sequenced: &Sequenced,
-        limit: Limit,
+        limit: usize,
         counters: &Counters,
     ) -> Room {
         let session = self.session.as_ref();

@@ -14,6 +14,10 @@ pub(crate) struct Outbox {
     /// The oldest piece, without what was written of it. Empty only if all is written.
     first: Bytes,
     rest: Option<Box<Rest>>,
+    /// How many items the oldest piece is, if nothing of it was written and it may be left out.
+    first_items: u32,
+    /// Bytes that the last write left.
+    left: u32,
 }
 
 /// What waits behind the oldest piece.
@@ -53,22 +57,36 @@ impl Outbox {
         if bytes.is_empty() {
             return;
         }
+        let piece = Piece { bytes, kind };
         if self.first.is_empty() {
-            self.first = bytes;
+            self.begin(piece);
         } else {
             let rest = self.rest.get_or_insert_default();
-            rest.bytes += bytes.len();
-            rest.pieces.push_back(Piece { bytes, kind });
+            rest.bytes += piece.bytes.len();
+            rest.pieces.push_back(piece);
         }
+    }
+
+    /// A piece becomes the oldest one.
+    fn begin(&mut self, piece: Piece) {
+        self.first = piece.bytes;
+        self.first_items = match piece.kind {
+            PieceKind::Items(count) => count,
+            PieceKind::Other => 0,
+        };
     }
 
     /// Leaves out the oldest items of which nothing was written, until at most `allowed` bytes
     /// wait or no such item is left. Says how many.
     pub(crate) fn drop_items(&mut self, allowed: usize) -> u64 {
-        let Some(rest) = &mut self.rest else {
-            return 0;
-        };
         let mut dropped = 0;
+        while self.first_items > 0 && self.pending_bytes() > allowed {
+            dropped += u64::from(self.first_items);
+            self.next();
+        }
+        let Some(rest) = &mut self.rest else {
+            return dropped;
+        };
         let (first, bytes) = (self.first.len(), &mut rest.bytes);
         rest.pieces.retain(|piece| match piece.kind {
             PieceKind::Items(count) if first + *bytes > allowed => {
@@ -79,6 +97,18 @@ impl Outbox {
             PieceKind::Items(_) | PieceKind::Other => true,
         });
         dropped
+    }
+
+    /// Notes what a write has left, and says what the last one did: bytes, as far as they can be
+    /// counted.
+    pub(crate) fn note_left(&mut self, bytes: usize) -> usize {
+        let left = u32::try_from(bytes).unwrap_or(u32::MAX);
+        std::mem::replace(&mut self.left, left) as usize
+    }
+
+    /// Bytes that the last write has left; 0 while the client takes all that is written.
+    pub(crate) fn left(&self) -> usize {
+        self.left as usize
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -130,21 +160,40 @@ impl Outbox {
     pub(crate) fn consume(&mut self, mut written: usize) {
         while written >= self.first.len() {
             written -= self.first.len();
-            let Some(next) = self.rest.as_mut().and_then(|rest| rest.pop()) else {
-                *self = Self::default();
+            self.next();
+            if self.first.is_empty() {
                 return;
-            };
-            self.first = next;
+            }
         }
-        self.first.advance(written);
+        if written > 0 {
+            self.first.advance(written);
+            self.first_items = 0;
+        }
+    }
+
+    /// Forgets all that waits.
+    pub(crate) fn clear(&mut self) {
+        self.consume(self.pending_bytes());
+    }
+
+    /// The piece behind the oldest takes its place.
+    fn next(&mut self) {
+        let next = self.rest.as_mut().and_then(|rest| rest.pop());
+        if let Some(next) = next {
+            self.begin(next);
+        } else {
+            self.first = Bytes::new();
+            self.first_items = 0;
+            self.rest = None;
+        }
     }
 }
 
 impl Rest {
-    fn pop(&mut self) -> Option<Bytes> {
+    fn pop(&mut self) -> Option<Piece> {
         let piece = self.pieces.pop_front()?;
         self.bytes -= piece.bytes.len();
-        Some(piece.bytes)
+        Some(piece)
     }
 }
 
@@ -217,6 +266,24 @@ mod tests {
         assert_eq!(outbox.pending_bytes(), 2);
         outbox.consume(2);
         assert_eq!(outbox.drop_items(0), 0);
+    }
+
+    #[test]
+    fn the_oldest_item_is_left_out_unless_it_has_begun() {
+        let mut outbox = Outbox::default();
+        outbox.push_items(Bytes::from_static(b"ab"), 1);
+        outbox.push_items(Bytes::from_static(b"cd"), 2);
+        outbox.consume(0);
+        assert_eq!(outbox.drop_items(3), 1);
+        assert_eq!(content(&outbox), b"cd");
+        outbox.push_items(Bytes::from_static(b"ef"), 3);
+        outbox.consume(2);
+        assert_eq!(outbox.drop_items(0), 3);
+        assert!(outbox.is_empty() && outbox.rest.is_none());
+        outbox.push_items(Bytes::from_static(b"gh"), 1);
+        outbox.consume(1);
+        assert_eq!(outbox.drop_items(0), 0);
+        assert_eq!(content(&outbox), b"h");
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) struct Session {
     pub(super) has_missed: bool,
     /// The same when its link was followed; what came since then waits here.
     pub(super) had_missed: bool,
+    /// Bytes of an item for which there was no room; nothing goes on before there is.
+    pub(super) wanted_room: Option<usize>,
     /// When the client must have read something, if it is waited for.
     pub(super) stalls_at: Option<Instant>,
     /// Kept while the client has much to read, to keep whoever sends a body from sending more.
@@ -178,6 +180,7 @@ impl Session {
             replays: 0,
             has_missed: false,
             had_missed: false,
+            wanted_room: None,
             stalls_at: None,
             receipt: None,
         }
@@ -240,6 +243,27 @@ impl Session {
             self.replays += 1;
         }
         self.backlog.push_front(pending);
+    }
+
+    /// There is no room for so many bytes of an item: it comes back, with all that follows it, when
+    /// the client has read more.
+    pub(super) fn leave_out(&mut self, pending: Pending, bytes: usize) {
+        self.wanted_room = Some(bytes);
+        if pending.source == Source::History {
+            return self.put_back(pending);
+        }
+        self.has_missed = true;
+        let channel = &pending.sequenced.item.channel;
+        self.backlog
+            .retain(|it| it.sequenced.item.channel != *channel);
+        self.count_replays();
+    }
+
+    fn count_replays(&mut self) {
+        let replays = self.backlog.iter();
+        self.replays = replays
+            .filter(|pending| pending.source == Source::History)
+            .count();
     }
 
     /// Whether more is to be had from the broker or out of the history, once the client has read
@@ -342,10 +366,7 @@ impl Session {
             self.has_missed |= (is_moved || self.had_missed) && !is_known;
         }
         self.had_missed = false;
-        let replays = self.backlog.iter();
-        self.replays = replays
-            .filter(|pending| pending.source == Source::History)
-            .count();
+        self.count_replays();
     }
 }
 

@@ -331,7 +331,7 @@ impl<'a> Simulation<'a> {
             }
             let length = framing.frame(&StreamContent::new(content.as_bytes())).len();
             let outbox = self.engine.outbox(client.key).expect("it is held");
-            if outbox.pending_bytes() + length > MAX_PENDING_BYTES {
+            if outbox.left() > 0 && outbox.pending_bytes() + length > MAX_PENDING_BYTES {
                 slow.push(client.key);
             } else {
                 client.expected += &content;

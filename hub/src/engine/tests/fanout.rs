@@ -42,12 +42,6 @@ impl Bench {
         key
     }
 
-    /// Counts what waits, as after a write to a client that takes nothing.
-    fn blocked(&mut self, key: ConnectionKey) {
-        let now = self.now;
-        assert_eq!(self.engine.handle_flushed(key, now), None);
-    }
-
     fn waiting(&mut self, key: ConnectionKey) -> Option<usize> {
         Some(self.engine.outbox(key)?.pending_bytes())
     }
@@ -169,6 +163,39 @@ fn an_item_larger_than_what_is_left_reaches_those_who_keep_up() {
     let content = "x".repeat(80);
     bench.append("a", &content);
     assert!(bench.written(reading).contains(&content));
+}
+
+#[test]
+fn whoever_keeps_up_gets_all_that_comes_in_one_turn() {
+    for slow in [SlowClients::Disconnect, SlowClients::DropOldest] {
+        let mut bench = Bench::with_budget(Budget::new(100, 400));
+        let reading = bench.open(stream(None), &["a", "b"]);
+        bench.attach(reading);
+        bench.engine.connections.get(reading).unwrap().slow = slow;
+        bench.written(reading);
+        let content = "x".repeat(40);
+        for _ in 0..4 {
+            bench.append("a", &content);
+            bench.append("b", &content);
+        }
+        assert_eq!(bench.written(reading).matches(&content).count(), 8);
+    }
+}
+
+#[test]
+fn a_fan_out_to_many_sessions_delays_others_by_a_turn() {
+    let mut bench = Bench::new();
+    let sessions: Vec<ConnectionKey> = (0..600)
+        .map(|_| bench.stream_as("grip-channel: a; prev-id=1"))
+        .collect();
+    let other = bench.stream(&["b"]);
+    while bench.engine.next_dirty().is_some() {}
+    bench.append_after("a", "1", "2");
+    bench.append("b", "x");
+    let order: Vec<ConnectionKey> = std::iter::from_fn(|| bench.engine.next_dirty()).collect();
+    assert_eq!(order.len(), sessions.len() + 1);
+    let place = order.iter().position(|key| *key == other).unwrap();
+    assert!(place <= 256, "{place}");
 }
 
 #[test]

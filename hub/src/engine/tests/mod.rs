@@ -164,6 +164,12 @@ impl Bench {
         String::from_utf8(bytes).unwrap()
     }
 
+    /// Tries to write to a client that takes nothing.
+    fn blocked(&mut self, key: ConnectionKey) {
+        let now = self.now;
+        assert_eq!(self.engine.handle_flushed(key, now), None);
+    }
+
     fn outputs(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.engine.poll_output())
             .map(|output| match output {
@@ -505,6 +511,7 @@ fn a_slow_consumer_is_dropped_and_the_others_go_on() {
     let slow = bench.stream(&["a"]);
     let quick = bench.stream(&["a"]);
     bench.outputs();
+    bench.blocked(slow);
     let content = "x".repeat(40);
     let mut received = String::new();
     for _ in 0..3 {

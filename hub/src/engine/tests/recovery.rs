@@ -200,6 +200,7 @@ fn check_slow(slow: SlowClients, expected: &str, dropped: u64) {
     let key = bench.stream(&["a"]);
     bench.outputs();
     bench.stay(key, slow);
+    bench.blocked(key);
     for id in 1..=5 {
         bench.append("a", &format!("<{id}................>"));
     }
@@ -222,6 +223,7 @@ fn of_a_channel_with_ids_a_slow_client_loses_nothing() {
         bench.stay(key, slow);
         for id in 2..=40 {
             bench.append_after("a", &(id - 1).to_string(), &id.to_string());
+            bench.blocked(key);
         }
         let read = bench.items(key);
         let last: u64 = read.rsplit(' ').next().unwrap().parse().unwrap();
@@ -236,6 +238,100 @@ fn of_a_channel_with_ids_a_slow_client_loses_nothing() {
     }
 }
 
+impl Bench {
+    /// An item of so many bytes that follows the one before.
+    fn sized(id: u64, bytes: usize) -> String {
+        let fill = ".".repeat(bytes - 2 - id.to_string().len());
+        format!(r#""http-stream":{{"content":"<{id}{fill}>"}}"#)
+    }
+
+    fn append_sized(&mut self, id: u64, bytes: usize) {
+        let ids = format!(r#""id":"{id}","prev-id":"{}""#, id - 1);
+        self.publish("a", &format!("{ids},{}", Self::sized(id, bytes)));
+    }
+
+    /// Gives a connection these items, which it has missed.
+    fn give(&mut self, key: ConnectionKey, items: &[(u64, usize)]) {
+        let items = items.iter();
+        let missed = items.map(|(id, bytes)| self.past(*id, &Self::sized(*id, *bytes)));
+        let catch_up = CatchUp {
+            standings: vec![(ChannelName::new("a"), Standing::UpToDate)],
+            missed: missed.collect(),
+            is_resumed: false,
+        };
+        self.catch_up_with(key, catch_up);
+    }
+
+    /// The client reads all but so many bytes.
+    fn read_until(&mut self, key: ConnectionKey, rest: usize) {
+        let outbox = self.engine.outbox(key).unwrap();
+        outbox.consume(outbox.pending_bytes() - rest);
+        self.blocked(key);
+    }
+}
+
+#[test]
+fn what_has_no_room_is_asked_for_when_there_is_room() {
+    for slow in [SlowClients::DropOldest, SlowClients::LatestOnly] {
+        let mut bench = Bench::new();
+        let key = bench.stream_as(CHANNEL);
+        bench.stay(key, slow);
+        bench.append_sized(2, 10);
+        bench.blocked(key);
+        bench.append_sized(3, 120);
+        bench.blocked(key);
+        assert_eq!(bench.outputs(), [""; 0]);
+        assert_eq!(bench.items(key), "2");
+        assert_eq!(bench.outputs(), ["catch up a=2"]);
+        bench.append_sized(4, 10);
+        bench.give(key, &[(3, 120), (4, 10)]);
+        assert_eq!(bench.items(key), "3 4");
+        bench.check_count(|counters| &counters.overflows, 1);
+    }
+}
+
+#[test]
+fn what_of_the_history_has_no_room_waits_for_it() {
+    let mut bench = Bench::new();
+    let key = bench.stream_as(CHANNEL);
+    bench.stay(key, SlowClients::DropOldest);
+    bench.append_sized(2, 80);
+    bench.blocked(key);
+    bench.append_sized(3, 30);
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.read_until(key, 4);
+    assert_eq!(bench.outputs(), ["catch up a=2"]);
+    bench.give(key, &[(3, 30), (4, 90), (5, 10)]);
+    bench.blocked(key);
+    assert_eq!(bench.outputs(), [""; 0]);
+    assert_eq!(bench.items(key), "3 4 5");
+    assert_eq!(bench.outputs(), [""; 0]);
+}
+
+#[test]
+fn what_waits_behind_an_item_without_room_comes_back_with_it() {
+    let mut bench = Bench::new();
+    let key = bench.stream_as(&format!("{CHANNEL} | {NEXT}"));
+    bench.stay(key, SlowClients::DropOldest);
+    bench.append_sized(2, 10);
+    bench.blocked(key);
+    bench.publish(
+        "a",
+        r#""id":"3","prev-id":"2","http-stream":{"action":"hint"}"#,
+    );
+    assert_eq!(bench.outputs().len(), 1, "it follows its link");
+    bench.append_sized(4, 120);
+    bench.append_sized(5, 10);
+    let answer = format!("grip-hold: stream | grip-channel: a; prev-id=3 | {NEXT}");
+    bench.link_whole(key, &answer, "");
+    assert_eq!(bench.outputs(), [""; 0]);
+    assert_eq!(bench.items(key), "2");
+    assert_eq!(bench.outputs(), ["catch up a=3"]);
+    bench.give(key, &[(4, 120), (5, 10)]);
+    assert_eq!(bench.items(key), "4 5");
+    bench.check_count(|counters| &counters.gaps, 0);
+}
+
 #[test]
 fn what_the_history_does_not_know_either_the_origin_is_asked_for() {
     let mut bench = Bench::new();
@@ -243,6 +339,7 @@ fn what_the_history_does_not_know_either_the_origin_is_asked_for() {
     bench.stay(key, SlowClients::DropOldest);
     for id in 2..=40 {
         bench.append_after("a", &(id - 1).to_string(), &id.to_string());
+        bench.blocked(key);
     }
     bench.items(key);
     bench.outputs();

@@ -371,6 +371,7 @@ fn a_client_that_reads_too_slowly_is_cut_off_and_its_origin_told() {
     bench.outputs();
     bench.publish("a", &long);
     assert_eq!(bench.outputs(), [""; 0]);
+    bench.blocked(key);
     bench.publish("a", &long);
     let expected = ["drop client", "detach a", r"exchange DISCONNECT\r\n"];
     assert_eq!(bench.outputs(), expected);
@@ -389,6 +390,7 @@ fn a_client_that_reads_too_slowly_is_cut_off_and_its_origin_told() {
     bench.attach(key);
     bench.outputs();
     bench.publish("a", &long);
+    bench.blocked(key);
     bench.publish("a", &long);
     let expected = ["drop client", "detach a", "drop origin"];
     let mut outputs = bench.outputs();
@@ -803,14 +805,17 @@ fn an_origin_that_waits_for_its_client_is_asked_once_that_has_read() {
 fn a_slow_consumer_is_told_to_the_origin() {
     for told in [r"exchange DISCONNECT\r\n", "drop origin"] {
         let mut bench = Bench::new();
-        if told == "drop origin" {
+        let key = if told == "drop origin" {
             let key = bench.native();
             bench.origin_sends(key, &whole(r#"c:{"type":"subscribe","channel":"a"}"#));
             bench.attach(key);
+            key
         } else {
-            bench.subscribed();
-        }
+            bench.subscribed()
+        };
         bench.outputs();
+        bench.publish("a", r#""ws-message":{"content":"x"}"#);
+        bench.blocked(key);
         let long = format!(r#""ws-message":{{"content":"{}"}}"#, "x".repeat(101));
         bench.publish("a", &long);
         let outputs = bench.outputs();

@@ -446,7 +446,7 @@ impl Engine {
             (Lane::Closed, _) => {}
             (Lane::Busy, Origin::Native(_)) => {
                 // Bounded like an outbox, of which it is a part.
-                let limit = self.budget.limit().now + socket.allowance();
+                let limit = self.budget.limit() + socket.allowance();
                 let Origin::Native(native) = &mut socket.origin else {
                     return;
                 };
@@ -605,7 +605,7 @@ impl Engine {
             }
             Origin::Test | Origin::None => {}
         }
-        connection.outbox = super::Outbox::default();
+        connection.outbox.clear();
         // It is remembered until its origin knows, which may be long.
         self.count_pending(key, 0);
         self.stop_items(key);

@@ -770,10 +770,10 @@ impl Socket {
         let Phase::WebSocket(front, it) = &connection.phase else {
             return None;
         };
-        let waiting = match (&front.lane, &it.origin) {
+        let (waiting, keeps_up) = match (&front.lane, &it.origin) {
             (Lane::Closed, _) => return None,
-            (Lane::Busy, Origin::Native(native)) => native.waiting_bytes(),
-            _ => 0,
+            (Lane::Busy, Origin::Native(native)) => (native.waiting_bytes(), false),
+            _ => (0, connection.outbox.left() == 0),
         };
         let name = ChannelName::new(CHANNELS[channel]);
         let subscriptions = connection.subscriptions.iter();
@@ -784,7 +784,7 @@ impl Socket {
         let length = frames::message(WsMessageKind::Text, content.as_bytes(), Mask::None).len();
         let pending = connection.outbox.pending_bytes() + waiting + length;
         let limit = MAX_PENDING_BYTES + it.allowance();
-        Some(if pending > limit {
+        Some(if pending > limit && !keeps_up {
             Delivery::Slow
         } else {
             Delivery::Fits
