@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Source;
+use super::{Arrival, Source};
 use crate::item::Item;
 
 #[derive(Debug, Default)]
@@ -62,13 +62,18 @@ impl Channels {
 
     /// An item has come to a client: its source, when it was published, and whether all have it now.
     /// `None` if it belongs to an earlier run.
-    pub(super) fn arrive(&mut self, item: Item) -> Option<(usize, Instant, bool)> {
+    pub(super) fn arrive(
+        &mut self,
+        item: Item,
+        arrival: Arrival,
+    ) -> Option<(usize, Instant, bool)> {
         let channel = self.0.get_mut(item.channel as usize)?;
         let index = item.number.checked_sub(channel.before + 1)?;
         let published = channel.published.get_mut(index as usize)?;
-        let was_missing = published.missing > 0;
-        published.missing = published.missing.saturating_sub(1);
-        let is_complete = was_missing && published.missing == 0;
+        // What comes again would stand for what another client has not got.
+        let is_due = arrival != Arrival::Repeated && published.missing > 0;
+        published.missing -= u32::from(is_due);
+        let is_complete = is_due && published.missing == 0;
         Some((channel.source, published.at, is_complete))
     }
 

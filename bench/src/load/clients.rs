@@ -9,6 +9,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Poll, Token};
 use serde::Serialize;
 
+use super::heard::Heard;
 use super::{Arrival, Readiness};
 use crate::item::{Finder, Item};
 use crate::server::Dialect;
@@ -51,13 +52,6 @@ enum State {
     Held,
     /// It reads no more.
     Stopped,
-}
-
-/// The last item that a client has of each of its channels.
-#[derive(Debug)]
-enum Heard {
-    One(Item),
-    Many(Box<[Item]>),
 }
 
 impl Clients {
@@ -111,7 +105,7 @@ impl Clients {
     pub(super) fn subscriptions(&self) -> impl Iterator<Item = u32> {
         let held = self.all.iter();
         let held = held.filter(|client| matches!(client.state, State::Held));
-        held.flat_map(|client| client.heard.all().iter().map(|item| item.channel))
+        held.flat_map(|client| client.heard.channels())
     }
 
     pub(super) fn stop(
@@ -222,45 +216,7 @@ fn beginning(bytes: &[u8], kind: Kind, dialect: Dialect) -> io::Result<Option<us
 impl Client {
     /// Asks to be held.
     fn ask(&self, dialect: Dialect, address: SocketAddr, kind: Kind) -> io::Result<()> {
-        let channels = self.heard.all().iter().map(|item| item.channel);
-        socket::send(&self.stream, &dialect.subscribe(address, kind, channels))
-    }
-}
-
-impl Heard {
-    fn new(channels: &[u32]) -> Self {
-        let before = |channel: &u32| Item {
-            channel: *channel,
-            number: 0,
-        };
-        match channels {
-            [channel] => Self::One(before(channel)),
-            _ => Self::Many(channels.iter().map(before).collect()),
-        }
-    }
-
-    fn all(&self) -> &[Item] {
-        match self {
-            Self::One(item) => std::slice::from_ref(item),
-            Self::Many(items) => items,
-        }
-    }
-
-    fn take(&mut self, item: Item) -> Arrival {
-        let last = match self {
-            Self::One(last) => Some(last),
-            Self::Many(all) => all.iter_mut().find(|last| last.channel == item.channel),
-        };
-        let Some(last) = last.filter(|last| last.number < item.number) else {
-            return Arrival::Repeated;
-        };
-        // Those that came before the client did were not for it.
-        let is_next = last.number == 0 || last.number + 1 == item.number;
-        *last = item;
-        if is_next {
-            Arrival::Next
-        } else {
-            Arrival::Early
-        }
+        let request = dialect.subscribe(address, kind, self.heard.channels());
+        socket::send(&self.stream, &request)
     }
 }

@@ -5,6 +5,7 @@
 
 mod channels;
 mod clients;
+mod heard;
 mod publishers;
 
 use std::io;
@@ -60,7 +61,7 @@ pub(crate) struct Outcome {
     /// Arrivals that were due and did not come.
     pub(crate) lost: u64,
     pub(crate) repeated: u64,
-    /// Arrivals that came before one that should have come first.
+    /// Arrivals after one that should have come later.
     pub(crate) disordered: u64,
     /// From publish to arrival, nanoseconds.
     pub(crate) latency: Histogram<u64>,
@@ -317,9 +318,10 @@ fn readiness(event: &Event) -> Readiness {
 /// How an item stands to those that its client had before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Arrival {
-    Next,
-    /// Some before it have not come.
-    Early,
+    /// After all that came before; some may be missing.
+    InOrder,
+    /// For the first time, but after one that was published later.
+    Late,
     Repeated,
 }
 
@@ -331,7 +333,7 @@ fn arrive(
     now: Instant,
 ) {
     // What an earlier run published may come late.
-    let Some((source, published, is_complete)) = channels.arrive(item) else {
+    let Some((source, published, is_complete)) = channels.arrive(item, arrival) else {
         return;
     };
     let Some(running) = running.get_mut(source) else {
@@ -343,8 +345,8 @@ fn arrive(
             outcome.repeated += 1;
             return;
         }
-        Arrival::Early => outcome.disordered += 1,
-        Arrival::Next => {}
+        Arrival::Late => outcome.disordered += 1,
+        Arrival::InOrder => {}
     }
     outcome.delivered += 1;
     let nanoseconds = u64::try_from((now - published).as_nanos()).unwrap_or(u64::MAX);
@@ -356,4 +358,93 @@ fn arrive(
 
 fn delivered(running: &[Running]) -> u64 {
     running.iter().map(|it| it.outcome.delivered).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What two clients of channel 0 have had.
+    struct Two {
+        channels: Channels,
+        running: Vec<Running>,
+        heard: [heard::Heard; 2],
+    }
+
+    impl Two {
+        /// Three items are on their way.
+        fn new() -> Self {
+            let source = Source {
+                channels: 0..1,
+                pace: Pace::InFlight(3),
+                items: 3,
+            };
+            let mut channels = Channels::default();
+            channels.count([0, 0].into_iter());
+            channels.prepare(&source, 0);
+            let now = Instant::now();
+            for _ in 0..3 {
+                channels.publish(0, now);
+            }
+            let running = Running {
+                source,
+                next_channel: 0,
+                left: 0,
+                outstanding: 3,
+                due: now,
+                outcome: Outcome::new().expect("bounds are right"),
+            };
+            Self {
+                channels,
+                running: vec![running],
+                heard: [heard::Heard::new(&[0]), heard::Heard::new(&[0])],
+            }
+        }
+
+        fn arrive(&mut self, client: usize, numbers: &[u32]) {
+            for number in numbers {
+                let item = Item {
+                    channel: 0,
+                    number: *number,
+                };
+                let arrival = self.heard[client].take(item);
+                let now = Instant::now();
+                arrive(&mut self.channels, &mut self.running, item, arrival, now);
+            }
+        }
+
+        /// Outstanding, delivered, lost, repeated, out of order.
+        fn counts(&self) -> [u64; 5] {
+            let Running {
+                source,
+                outstanding,
+                outcome,
+                ..
+            } = &self.running[0];
+            [
+                u64::from(*outstanding),
+                outcome.delivered,
+                self.channels.missing(source),
+                outcome.repeated,
+                outcome.disordered,
+            ]
+        }
+    }
+
+    #[test]
+    fn late_items_are_delivered_and_leave_their_slots() {
+        let mut two = Two::new();
+        two.arrive(0, &[1, 2, 3]);
+        two.arrive(1, &[3, 1, 2]);
+        assert_eq!(two.counts(), [0, 6, 0, 0, 2]);
+        assert_eq!(two.running[0].outcome.latency.len(), 6);
+    }
+
+    #[test]
+    fn repeated_items_do_not_stand_for_lost_ones() {
+        let mut two = Two::new();
+        two.arrive(0, &[1, 2, 2, 3, 3]);
+        two.arrive(1, &[1, 3]);
+        assert_eq!(two.counts(), [1, 5, 1, 2, 0]);
+    }
 }
