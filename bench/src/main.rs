@@ -36,7 +36,7 @@ struct Arguments {
     /// What to measure [default: everything].
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
-    /// How often each is measured; the median counts.
+    /// How often each is measured; the median counts, and the sum of errors.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only the hub, nothing beside it.

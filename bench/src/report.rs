@@ -26,6 +26,9 @@ pub(crate) struct Row {
     figures: BTreeMap<&'static str, f64>,
     #[serde(skip)]
     order: Vec<&'static str>,
+    /// Figures that are added up over the rounds.
+    #[serde(skip)]
+    sums: Vec<&'static str>,
 }
 
 impl Row {
@@ -36,6 +39,7 @@ impl Row {
             server: server.to_owned(),
             figures: BTreeMap::new(),
             order: Vec::new(),
+            sums: Vec::new(),
         }
     }
 
@@ -45,6 +49,13 @@ impl Row {
         self.figures.insert(name, value);
         self.order.push(name);
         self
+    }
+
+    /// The same with a number of errors, which counts in whichever round it was.
+    #[must_use]
+    pub(crate) fn with_count(mut self, name: &'static str, value: u64) -> Self {
+        self.sums.push(name);
+        self.with(name, value as f64)
     }
 
     fn line(&self, figures: &[String]) -> String {
@@ -69,22 +80,28 @@ impl Report {
         }
     }
 
-    /// Takes rows of several rounds in, each figure as the median of them.
+    /// Takes rows of several rounds in, each figure as the median of them, and errors as their sum.
     pub(crate) fn add(&mut self, rounds: &[Row]) {
         for row in rounds {
             if self.rows.iter().any(|known| known.is_alike(row)) {
                 continue;
             }
-            let mut median = row.clone();
-            for (name, value) in &mut median.figures {
-                let alike = rounds.iter().filter(|other| other.is_alike(row));
-                let mut values: Vec<f64> = alike
+            let alike = || rounds.iter().filter(|other| other.is_alike(row));
+            // A round that failed has fewer figures.
+            let fullest = alike().max_by_key(|it| it.figures.len()).unwrap_or(row);
+            let mut merged = fullest.clone();
+            for (name, value) in &mut merged.figures {
+                let mut values: Vec<f64> = alike()
                     .filter_map(|it| it.figures.get(name).copied())
                     .collect();
                 values.sort_by(f64::total_cmp);
-                *value = values[values.len() / 2];
+                *value = if merged.sums.contains(name) {
+                    values.iter().sum()
+                } else {
+                    values[values.len() / 2]
+                };
             }
-            self.rows.push(median);
+            self.rows.push(merged);
         }
     }
 
@@ -92,20 +109,24 @@ impl Report {
     pub(crate) fn table(&self) -> String {
         let mut text = format!("{}\n", self.machine);
         let mut scenario = "";
+        let mut order = &Vec::new();
         for row in &self.rows {
             if row.scenario != scenario {
                 scenario = row.scenario;
-                let names = row.order.join(" | ");
-                let lines = "---:|".repeat(row.order.len());
+                let alike = self.rows.iter().filter(|it| it.scenario == scenario);
+                let fullest = alike.max_by_key(|it| it.order.len()).unwrap_or(row);
+                order = &fullest.order;
+                let names = order.join(" | ");
+                let lines = "---:|".repeat(order.len());
                 let heading = format!(
                     "\n### {scenario}\n\n| setting | server | {names} |\n|---|---|{lines}\n"
                 );
                 text.push_str(&heading);
             }
-            let figures: Vec<String> = row
-                .order
+            let figure = |name| row.figures.get(name).copied();
+            let figures: Vec<String> = order
                 .iter()
-                .map(|name| number(row.figures[name]))
+                .map(|name| figure(name).map_or_else(|| "-".to_owned(), number))
                 .collect();
             text.push_str(&row.line(&figures));
         }
@@ -125,5 +146,27 @@ fn number(value: f64) -> String {
         size if size < 10.0 => format!("{value:.2}"),
         size if size < 100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_all_rounds_count() {
+        let row = || Row::new("a", "b", "c");
+        let mut report = Report::new();
+        report.add(&[
+            row().with("us", 5.0).with_count("lost", 0),
+            row().with_count("failed", 1),
+            row().with("us", 1.0).with_count("lost", 7),
+            row().with("us", 3.0).with_count("lost", 0),
+        ]);
+        let [row] = &report.rows[..] else {
+            panic!("one row for all rounds");
+        };
+        assert!((row.figures["us"] - 3.0).abs() < 1e-9);
+        assert!((row.figures["lost"] - 7.0).abs() < 1e-9);
     }
 }

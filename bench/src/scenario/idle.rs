@@ -44,7 +44,7 @@ fn one(bench: &Bench, candidate: &Candidate, kind: Kind) -> io::Result<Row> {
         .with("MB before a burst", before / 1e6)
         .with("MB after it", after / 1e6)
         .with("after/before", after / before)
-        .with("lost", lost as f64))
+        .with_count("lost", lost))
 }
 
 /// Of the line nearest to all points (least squares).

@@ -175,7 +175,7 @@ pub(crate) fn measure(
 
 /// Whether all is right with what arrived.
 pub(crate) fn with_errors(row: Row, outcome: &Outcome) -> Row {
-    row.with("lost", outcome.lost as f64)
-        .with("repeated", outcome.repeated as f64)
-        .with("out of order", outcome.disordered as f64)
+    row.with_count("lost", outcome.lost)
+        .with_count("repeated", outcome.repeated)
+        .with_count("out of order", outcome.disordered)
 }

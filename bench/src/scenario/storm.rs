@@ -65,7 +65,7 @@ fn one(bench: &Bench, kind: Kind) -> io::Result<Row> {
             .with("p50 us", storm.microseconds(0.5))
             .with("p99 us before", calm.microseconds(0.99))
             .with("p99 us", storm.microseconds(0.99))
-            .with("lost", storm.lost as f64),
+            .with_count("lost", storm.lost),
     )
 }
 
