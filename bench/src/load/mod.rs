@@ -33,7 +33,7 @@ const READ: usize = 256 * 1024;
 const PUBLISHERS: usize = 16;
 const FIRST_PUBLISHER: usize = 1 << 32;
 
-/// What is published in a run, in turns on each of its channels.
+/// What is published in a run, on each of its channels in turn; one after the other are far apart.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub(crate) channels: Range<u32>,
@@ -107,10 +107,40 @@ impl Outcome {
 struct Running {
     source: Source,
     next_channel: u32,
+    stride: u32,
     left: u32,
     outstanding: u32,
     due: Instant,
     outcome: Outcome,
+}
+
+impl Running {
+    fn step(&mut self) {
+        let Range { start, end } = self.source.channels;
+        let left = end - self.next_channel;
+        self.next_channel = if self.stride < left {
+            self.next_channel + self.stride
+        } else {
+            start + (self.stride - left)
+        };
+    }
+}
+
+/// How far to go in a circle of so many, so that all are visited, and those of any part of the way
+/// are spread evenly: near the golden section.
+fn stride(count: u32) -> u32 {
+    let divisor = |mut a: u32, mut b: u32| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let near = u64::from(count) * 618 / 1_000;
+    let mut stride = u32::try_from(near).unwrap_or(0);
+    while divisor(stride, count) > 1 {
+        stride += 1;
+    }
+    stride
 }
 
 /// Clients and publishers of one server.
@@ -198,6 +228,7 @@ impl Load {
             running.push(Running {
                 source: source.clone(),
                 next_channel: source.channels.start,
+                stride: stride(u32::try_from(source.channels.len()).unwrap_or(u32::MAX)),
                 left: source.items,
                 outstanding: 0,
                 due: begun,
@@ -256,10 +287,7 @@ impl Load {
                     source.due += interval;
                 }
                 let channel = source.next_channel;
-                source.next_channel += 1;
-                if source.next_channel == source.source.channels.end {
-                    source.next_channel = source.source.channels.start;
-                }
+                source.step();
                 let number = self.channels.publish(channel, at);
                 debug_assert_eq!(self.channels.source(channel), index);
                 let kind = self.clients.kind();
@@ -389,6 +417,7 @@ mod tests {
             let running = Running {
                 source,
                 next_channel: 0,
+                stride: stride(1),
                 left: 0,
                 outstanding: 3,
                 due: now,
@@ -428,6 +457,28 @@ mod tests {
                 outcome.repeated,
                 outcome.disordered,
             ]
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_turns_goes_to_all_clients() {
+        const CHANNELS: u32 = 100_000;
+        let mut running = Two::new().running.remove(0);
+        running.source.channels = 5..5 + CHANNELS;
+        running.next_channel = 5;
+        running.stride = stride(CHANNELS);
+        let mut visits = vec![0; CHANNELS as usize];
+        for turn in 1..=CHANNELS {
+            visits[running.next_channel as usize - 5] += 1;
+            running.step();
+            if turn == CHANNELS / 10 {
+                let groups = visits.chunks(100).map(|group| group.iter().sum::<u32>());
+                assert!(groups.into_iter().all(|visits| (8..=12).contains(&visits)));
+            }
+        }
+        assert!(visits.iter().all(|visits| *visits == 1));
+        for count in 1..100 {
+            assert!(stride(count) < count.max(2));
         }
     }
 

@@ -42,7 +42,8 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
     Ok(rows)
 }
 
-/// From 1 to 100,000 channels of 10 subscribers each, published on in turns, one at a time.
+/// From 1 to 100,000 channels of 10 subscribers each, published on in turns, one at a time. However
+/// many there are, all clients have as much to read.
 pub(crate) fn run_flat(bench: &Bench) -> io::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for channels in [1, 100, 1_000, 10_000, 100_000] {
@@ -67,13 +68,14 @@ fn flat(bench: &Bench, channels: u32) -> io::Result<Row> {
         let first = u32::try_from(number).unwrap_or(0) % groups * each;
         (first..first + each).collect()
     })?;
-    let source = |items| Source {
+    let source = |in_flight, items| Source {
         channels: 0..channels,
-        pace: Pace::InFlight(1),
+        pace: Pace::InFlight(in_flight),
         items,
     };
-    load.run(&[source(2_000)])?;
-    let (outcome, cost) = measure(&server, &mut load, source(10_000))?;
+    // Each channel has had an item before.
+    load.run(&[source(64, channels.max(2_000))])?;
+    let (outcome, cost) = measure(&server, &mut load, source(1, 10_000))?;
     let setting = format!("{channels} channels, {clients} clients");
     let row = Row::new("cost by channels", &setting, candidate.name())
         .with("CPU us/delivery", cost)
