@@ -1,6 +1,7 @@
 //! A server's process: where it runs and what it takes.
 
 use std::io;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -89,11 +90,20 @@ pub(crate) fn cpu_time(process: u32) -> Duration {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
         return Duration::ZERO;
     };
-    let nanoseconds = threads.flatten().filter_map(|thread| {
-        let statistics = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        statistics.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanoseconds.sum())
+    let each = threads.flatten().map(|thread| thread_time(&thread.path()));
+    each.sum()
+}
+
+/// The same of this thread alone.
+pub(crate) fn own_cpu_time() -> Duration {
+    thread_time(Path::new("/proc/thread-self"))
+}
+
+fn thread_time(thread: &Path) -> Duration {
+    let statistics = std::fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+    let nanoseconds = statistics.split_whitespace().next();
+    let nanoseconds = nanoseconds.and_then(|number| number.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 /// Bytes of user memory, shared pages by the share (PSS).

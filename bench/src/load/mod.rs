@@ -1,5 +1,6 @@
 //! The load: clients that count what they receive, and publishers, in one thread with one epoll
-//! instance, so that a message costs it a fraction of what it costs a server.
+//! instance. A delivery costs it little more than the kernel takes for a read, which may be as much
+//! as a write costs a server: so it has a processor of its own, and says what it took of it.
 //!
 //! [`Load::open`] sets clients up, [`Load::run`] publishes and waits until all have what is due.
 
@@ -29,8 +30,8 @@ pub(crate) use clients::Kind;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes read at a time, so that a short read is the last.
 const READ: usize = 256 * 1024;
-/// Connections that publish, and the first of their tokens.
-const PUBLISHERS: usize = 16;
+/// Connections that publish, as many as items are ever in flight, and the first of their tokens.
+const PUBLISHERS: usize = 64;
 const FIRST_PUBLISHER: usize = 1 << 32;
 
 /// What is published in a run, on each of its channels in turn; one after the other are far apart.

@@ -24,7 +24,9 @@ pub(super) struct Publishers {
 struct Publisher {
     stream: TcpStream,
     input: Vec<u8>,
-    /// The server closes the connection after its last answer.
+    /// A request has no answer yet.
+    is_asking: bool,
+    /// The server has closed the connection, or does so after its last answer.
     is_over: bool,
 }
 
@@ -57,17 +59,23 @@ impl Publishers {
         if publisher.is_over {
             *publisher = Publisher::connect(self.address, number, poll)?;
         }
+        publisher.is_asking = true;
         socket::send(&publisher.stream, &request)
     }
 
-    /// Reads answers; anything but success ends the run.
+    /// Reads answers; anything but success ends the run. Servers may close connections that are
+    /// idle.
     pub(super) fn read(&mut self, number: usize, buffer: &mut [u8]) -> io::Result<()> {
         let publisher = &mut self.connections[number];
         while !publisher.is_over {
-            match socket::receive(&publisher.stream, buffer)? {
-                Received::Bytes(count) => publisher.input.extend_from_slice(&buffer[..count]),
-                Received::Nothing => return Ok(()),
-                Received::End => return Err(io::Error::other("a publisher was disconnected")),
+            match socket::receive(&publisher.stream, buffer) {
+                Ok(Received::Bytes(count)) => {
+                    publisher.input.extend_from_slice(&buffer[..count]);
+                }
+                Ok(Received::Nothing) => return Ok(()),
+                Ok(Received::End) | Err(_) if !publisher.is_asking => publisher.is_over = true,
+                Ok(Received::End) => return Err(io::Error::other("a publisher was disconnected")),
+                Err(error) => return Err(error),
             }
             if let Some((head, body)) = socket::message(&publisher.input) {
                 if !head.starts_with(b"HTTP/1.1 2") {
@@ -77,6 +85,7 @@ impl Publishers {
                 publisher.is_over = header(head, "connection") == Some("close");
                 let size = head.len() + body.len();
                 publisher.input.drain(..size);
+                publisher.is_asking = false;
                 self.idle.push(number);
             }
         }
@@ -96,6 +105,7 @@ impl Publisher {
         Ok(Self {
             stream,
             input: Vec::new(),
+            is_asking: false,
             is_over: false,
         })
     }

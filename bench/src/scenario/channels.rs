@@ -33,7 +33,7 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
                 candidate.name(),
             )
             .with("publishes/s", outcome.published as f64 / seconds)
-            .with("CPU us/publish", cost * 10.0)
+            .with("CPU us/publish", cost.server * 10.0)
             .with("p50 us", outcome.microseconds(0.5))
             .with("p99 us", outcome.microseconds(0.99));
             rows.push(with_errors(row, &outcome));
@@ -78,7 +78,7 @@ fn flat(bench: &Bench, channels: u32) -> io::Result<Row> {
     let (outcome, cost) = measure(&server, &mut load, source(1, 10_000))?;
     let setting = format!("{channels} channels, {clients} clients");
     let row = Row::new("cost by channels", &setting, candidate.name())
-        .with("CPU us/delivery", cost)
+        .with("CPU us/delivery", cost.server)
         .with("p50 us", outcome.microseconds(0.5))
         .with("p99 us", outcome.microseconds(0.99));
     Ok(with_errors(row, &outcome))

@@ -16,21 +16,21 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
             if kind == Kind::Poll && !matches!(candidate, Candidate::Hub(_)) {
                 continue;
             }
-            rows.extend(candidate.forgive(one(bench, candidate, kind))?);
+            let row = Row::new("idle memory", &format!("{kind:?}"), candidate.name());
+            rows.push(candidate.attempt(&row, |row| one(bench, candidate, kind, row))?);
         }
     }
     Ok(rows)
 }
 
-fn one(bench: &Bench, candidate: &Candidate, kind: Kind) -> io::Result<Row> {
+fn one(bench: &Bench, candidate: &Candidate, kind: Kind, row: Row) -> io::Result<Row> {
     let (server, mut load) = bench.start(candidate)?;
     let mut points = Vec::new();
     for count in STEPS {
         hold(&server, &mut load, kind, count)?;
         points.push((count as f64, server.memory() as f64));
     }
-    let row = Row::new("idle memory", &format!("{kind:?}"), candidate.name())
-        .with("bytes/connection", slope(&points));
+    let row = row.with("bytes/connection", slope(&points));
     if kind == Kind::Poll {
         return Ok(row);
     }

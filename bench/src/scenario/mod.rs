@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::load::{Kind, Load, Outcome, Pace, Source};
 use crate::origin::Origin;
+use crate::process::own_cpu_time;
 use crate::report::Row;
 use crate::server::{Hub, Server};
 use crate::wall::Writes;
@@ -66,15 +67,28 @@ impl Candidate {
         matches!(self, Self::Pushpin | Self::Nchan)
     }
 
-    /// What was measured. A peer that fails is left out, with a word of it.
-    pub(crate) fn forgive(&self, row: io::Result<Row>) -> io::Result<Option<Row>> {
-        match row {
-            Err(error) if self.is_peer() => {
-                println!("{} fails: {error}", self.name());
-                Ok(None)
+    /// How many clients are set up at a time: this many, but few with a peer, for Pushpin ends some
+    /// of many that come at once.
+    pub(crate) fn window(&self, most: usize) -> usize {
+        if self.is_peer() { most.min(16) } else { most }
+    }
+
+    /// The row with what was measured. A peer that fails is started again, a few times, and it is
+    /// counted; there are no other figures if it always fails.
+    pub(crate) fn attempt(
+        &self,
+        row: &Row,
+        mut measured: impl FnMut(Row) -> io::Result<Row>,
+    ) -> io::Result<Row> {
+        const ATTEMPTS: u64 = 5;
+        const FAILED: &str = "failed attempts";
+        for failed in 0..ATTEMPTS {
+            match measured(row.clone()) {
+                Err(error) if self.is_peer() => println!("{} fails: {error}", self.name()),
+                row => return row.map(|row| row.with_count(FAILED, failed)),
             }
-            row => row.map(Some),
         }
+        Ok(row.clone().with_count(FAILED, ATTEMPTS))
     }
 
     /// The same if it can be started here.
@@ -116,7 +130,7 @@ impl Bench {
 pub(crate) fn hold(server: &Server, load: &mut Load, kind: Kind, count: usize) -> io::Result<()> {
     /// Clients that are set up at a time: few, for what requests need is not what clients that are
     /// held do.
-    const WINDOW: usize = 32;
+    const WINDOW: usize = 16;
     if kind != Kind::Poll {
         load.open(kind, count, WINDOW, |_| vec![0])?;
         return Ok(());
@@ -158,19 +172,36 @@ pub(crate) fn closed(in_flight: u32, items: u32) -> Source {
     }
 }
 
-/// Runs one source and says what it took of the server: the outcome, and processor time in
-/// microseconds for each delivery.
+/// Processor time that a run took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// Of the server, microseconds for each delivery.
+    pub(crate) server: f64,
+    /// Of the load, likewise.
+    pub(crate) load: f64,
+    /// Of the server, as a part of the time that it took.
+    pub(crate) busy: f64,
+}
+
+/// Runs one source and says what came of it, and what it took.
 pub(crate) fn measure(
     server: &Server,
     load: &mut Load,
     source: Source,
-) -> io::Result<(Outcome, f64)> {
-    let before = server.cpu_time();
+) -> io::Result<(Outcome, Cost)> {
+    let (before, own) = (server.cpu_time(), own_cpu_time());
     let mut outcomes = load.run(&[source])?;
+    let own = own_cpu_time().saturating_sub(own);
     let used = server.cpu_time().saturating_sub(before);
     let outcome = outcomes.remove(0);
-    let each = used.as_secs_f64() * 1e6 / outcome.delivered.max(1) as f64;
-    Ok((outcome, each))
+    let deliveries = outcome.delivered.max(1) as f64;
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / deliveries;
+    let cost = Cost {
+        server: each(used),
+        load: each(own),
+        busy: used.as_secs_f64() / outcome.elapsed.as_secs_f64(),
+    };
+    Ok((outcome, cost))
 }
 
 /// Whether all is right with what arrived.

@@ -23,8 +23,9 @@ impl Server {
         let config = format!(
             "load_module {MODULE};\ndaemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\n\
              pid {place}/pid;\nerror_log {place}/error.log crit;\n\
-             events {{ worker_connections 20000; }}\n\
-             http {{\naccess_log off;\nkeepalive_requests 1000000000;\nnchan_shared_memory_size 256M;\n\
+             events {{ worker_connections 40000; }}\n\
+             http {{\naccess_log off;\nkeepalive_requests 1000000000;\nkeepalive_timeout 1h;\nclient_header_timeout 1h;\n\
+             nchan_shared_memory_size 256M;\n\
              client_body_temp_path {place}/body;\nproxy_temp_path {place}/proxy;\n\
              fastcgi_temp_path {place}/fastcgi;\nuwsgi_temp_path {place}/uwsgi;\nscgi_temp_path {place}/scgi;\n\
              server {{\nlisten {address} backlog=16384;\n\
