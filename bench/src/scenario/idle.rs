@@ -1,4 +1,4 @@
-//! What a client costs that hears nothing, and what is left of a burst.
+//! What a client costs that hears nothing, and what is left of the first item and of a burst.
 
 use std::io;
 
@@ -6,27 +6,40 @@ use super::{Bench, Candidate, closed, hold};
 use crate::load::Kind;
 use crate::report::Row;
 
-/// Clients at which memory is looked at.
-const STEPS: [usize; 4] = [1_000, 5_000, 10_000, 19_000];
+const CLIENTS: usize = 19_000;
+/// At each of so many equal parts of them, memory is looked at.
+const STEPS: usize = 4;
 
 pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for kind in [Kind::Stream, Kind::WebSocket, Kind::Poll] {
-        for candidate in candidates {
-            if kind == Kind::Poll && !matches!(candidate, Candidate::Hub(_)) {
-                continue;
+        for _ in 0..bench.rounds {
+            for candidate in candidates {
+                if kind == Kind::Poll && !matches!(candidate, Candidate::Hub(_)) {
+                    continue;
+                }
+                let clients = candidate.clients(CLIENTS);
+                let setting = format!("{kind:?}, {clients}");
+                let row = Row::new("idle memory", &setting, candidate.name());
+                let one = |row| one(bench, candidate, kind, clients, row);
+                rows.push(candidate.attempt(&row, one)?);
             }
-            let row = Row::new("idle memory", &format!("{kind:?}"), candidate.name());
-            rows.push(candidate.attempt(&row, |row| one(bench, candidate, kind, row))?);
         }
     }
     Ok(rows)
 }
 
-fn one(bench: &Bench, candidate: &Candidate, kind: Kind, row: Row) -> io::Result<Row> {
+fn one(
+    bench: &Bench,
+    candidate: &Candidate,
+    kind: Kind,
+    clients: usize,
+    row: Row,
+) -> io::Result<Row> {
     let (server, mut load) = bench.start(candidate)?;
     let mut points = Vec::new();
-    for count in STEPS {
+    for step in 1..=STEPS {
+        let count = clients * step / STEPS;
         hold(&server, &mut load, kind, count)?;
         points.push((count as f64, server.memory() as f64));
     }
@@ -35,14 +48,17 @@ fn one(bench: &Bench, candidate: &Candidate, kind: Kind, row: Row) -> io::Result
         return Ok(row);
     }
     // The first item makes room that all others use again.
-    load.run(&[closed(1, 1)])?;
+    let unused = server.memory() as f64;
+    let first = load.run(&[closed(1, 1)])?;
     let before = server.memory() as f64;
-    let outcomes = load.run(&[closed(64, 64)])?;
+    let burst = load.run(&[closed(64, 64)])?;
     let after = server.memory() as f64;
-    let lost: u64 = outcomes.iter().map(|outcome| outcome.lost).sum();
+    let lost: u64 = first.iter().chain(&burst).map(|it| it.lost).sum();
     Ok(row
+        .with("MB before any item", unused / 1e6)
         .with("MB before a burst", before / 1e6)
         .with("MB after it", after / 1e6)
+        .with("after/before any item", after / unused)
         .with("after/before", after / before)
         .with_count("lost", lost))
 }

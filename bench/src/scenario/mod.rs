@@ -67,10 +67,21 @@ impl Candidate {
         matches!(self, Self::Pushpin | Self::Nchan)
     }
 
-    /// How many clients are set up at a time: this many, but few with a peer, for Pushpin ends some
-    /// of many that come at once.
+    /// How many clients are set up at a time: this many, but few with Pushpin, which ends some of
+    /// many that come at once.
     pub(crate) fn window(&self, most: usize) -> usize {
-        if self.is_peer() { most.min(16) } else { most }
+        match self {
+            Self::Pushpin => most.min(16),
+            _ => most,
+        }
+    }
+
+    /// How many clients there are: this many, but few with Pushpin, which takes very long.
+    pub(crate) fn clients(&self, most: usize) -> usize {
+        match self {
+            Self::Pushpin => most.min(2_000),
+            _ => most,
+        }
     }
 
     /// The row with what was measured. A peer that fails is started again, a few times, and it is

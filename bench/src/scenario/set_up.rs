@@ -14,22 +14,34 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
     let mut rows = Vec::new();
     for kind in [Kind::Stream, Kind::WebSocket] {
         for _ in 0..bench.rounds {
-            for candidate in candidates.iter().filter(|it| !it.is_peer()) {
-                let (server, mut load) = bench.start(candidate)?;
-                let asked = bench.origin.requests();
-                let before = server.cpu_time();
-                let elapsed = load.open(kind, CLIENTS, WINDOW, |_| vec![0])?;
-                let used = server.cpu_time().saturating_sub(before);
-                let clients = CLIENTS as f64;
-                let requests = bench.origin.requests() - asked;
-                rows.push(
-                    Row::new("set-up", &format!("{kind:?}, {CLIENTS}"), candidate.name())
-                        .with("clients/s", clients / elapsed.as_secs_f64())
-                        .with("CPU us/client", used.as_secs_f64() * 1e6 / clients)
-                        .with("origin requests/client", requests as f64 / clients),
-                );
+            for candidate in candidates {
+                let (clients, window) = (candidate.clients(CLIENTS), candidate.window(WINDOW));
+                let setting = format!("{kind:?}, {clients}, {window} at a time");
+                let row = Row::new("set-up", &setting, candidate.name());
+                let one = |row| one(bench, candidate, kind, (clients, window), row);
+                rows.push(candidate.attempt(&row, one)?);
             }
         }
     }
     Ok(rows)
+}
+
+fn one(
+    bench: &Bench,
+    candidate: &Candidate,
+    kind: Kind,
+    (clients, window): (usize, usize),
+    row: Row,
+) -> io::Result<Row> {
+    let (server, mut load) = bench.start(candidate)?;
+    let asked = bench.origin.requests();
+    let before = server.cpu_time();
+    let elapsed = load.open(kind, clients, window, |_| vec![0])?;
+    let used = server.cpu_time().saturating_sub(before);
+    let clients = clients as f64;
+    let requests = bench.origin.requests() - asked;
+    Ok(row
+        .with("clients/s", clients / elapsed.as_secs_f64())
+        .with("CPU us/client", used.as_secs_f64() * 1e6 / clients)
+        .with("origin requests/client", requests as f64 / clients))
 }
