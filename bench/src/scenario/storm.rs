@@ -41,8 +41,8 @@ fn one(bench: &Bench, kind: Kind) -> io::Result<Row> {
         let is_over = Arc::clone(&is_over);
         move || publish_until(&mut staying, STEP, &is_over)
     });
-    drop(load);
     let begun = Instant::now();
+    drop(load);
     let mut load = connect(&server)?;
     load.open(kind, CLIENTS, WINDOW, |_| vec![0])?;
     let elapsed = begun.elapsed();
