@@ -7,7 +7,7 @@ mod wall;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -41,6 +41,18 @@ impl Server {
     pub(crate) fn memory(&self) -> u64 {
         let each = self.processes.iter().flat_map(Process::family);
         each.map(process::memory).sum()
+    }
+
+    /// The most memory that there was at any time until it is over, as far as one sees it by looking
+    /// now and then.
+    pub(crate) fn peak_memory(&self, is_over: &AtomicBool) -> u64 {
+        const INTERVAL: Duration = Duration::from_millis(50);
+        let mut peak = self.memory();
+        while !is_over.load(Ordering::Relaxed) {
+            std::thread::sleep(INTERVAL);
+            peak = peak.max(self.memory());
+        }
+        peak
     }
 
     /// The sum of the hub's metrics whose name begins so.
