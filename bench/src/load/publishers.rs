@@ -110,3 +110,34 @@ impl Publisher {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use mio::Events;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_closed_while_idle_is_made_again() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut poll = Poll::new()?;
+        let mut publishers = Publishers::connect(listener.local_addr()?, Dialect::Grip, 1, &poll)?;
+        drop(listener.accept()?);
+        let mut events = Events::with_capacity(1);
+        poll.poll(&mut events, Some(Duration::from_secs(10)))?;
+        let mut buffer = [0; 64];
+        publishers.read(0, &mut buffer)?;
+        let item = Item {
+            channel: 0,
+            number: 1,
+        };
+        publishers.publish(item, Kind::Stream, &poll)?;
+        drop(listener.accept()?);
+        poll.poll(&mut events, Some(Duration::from_secs(10)))?;
+        assert!(publishers.read(0, &mut buffer).is_err());
+        Ok(())
+    }
+}
