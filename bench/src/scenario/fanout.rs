@@ -29,7 +29,7 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
                     if matches!(candidate, Candidate::Pushpin) && subscribers > 1_000 {
                         continue;
                     }
-                    // A delivery takes them up to 60 us, and more of them would say no more.
+                    // They take longer for each, and more would say no more.
                     let few = items.min(100).max(items / 4);
                     let items = match candidate {
                         Candidate::Nchan => few.min(2_000),

@@ -47,8 +47,8 @@ fn one(
     if kind == Kind::Poll {
         return Ok(row);
     }
-    // The first item makes room that all others use again.
     let unused = server.memory() as f64;
+    // The first item makes room that all others use again.
     let first = load.run(&[closed(1, 1)])?;
     let before = server.memory() as f64;
     let burst = load.run(&[closed(64, 64)])?;
