@@ -77,9 +77,11 @@ impl Outflow {
     /// Takes as much of the outbox as there is room for, and says how much that is. The first time,
     /// even of an empty one, the connection begins.
     pub(crate) fn fill(&self, outbox: &mut Outbox) -> usize {
-        self.has_begun.set(true);
+        let is_first = !self.has_begun.replace(true);
         let taken = self.backlog.borrow_mut().fill(outbox);
-        self.wake();
+        if is_first || taken > 0 {
+            self.wake();
+        }
         taken
     }
 

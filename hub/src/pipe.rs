@@ -2,21 +2,37 @@
 //!
 //! hyper owns the connection, so a held stream gets its content through a [`Pipe`], and a held
 //! request its answer through a [`Wait`]. Both tell the shard when the client is gone.
+//!
+//! While a client's window is shut, hyper does not look at the body, and does not notice that the
+//! hub has given it up; so hyper's tasks are [`watched`].
 
+use std::cell::OnceCell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use grip::hold::Answer;
 use http_body::Frame;
 use rustc_hash::FxHashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::engine::Outbox;
 use crate::errand::Again;
 use crate::lease::Lease;
 use crate::mailbox::ConnectionKey;
 use crate::outflow::{Ending, GivenUp, Outflow};
+
+/// How long a client may take to read the end of what it is sent.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+tokio::task_local! {
+    /// What this task of hyper's writes, if that is a pipe.
+    static PIPE: OnceCell<Rc<Pipe>>;
+}
 
 /// What happened at hyper's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +48,8 @@ pub(crate) enum PipeEvent {
 pub(crate) struct Pipe {
     outflow: Outflow,
     lease: PipeLease,
+    /// Shared with each piece that the client has no room for.
+    under_way: Arc<AtomicWaker>,
 }
 
 type PipeLease = Lease<ConnectionKey, PipeEvent>;
@@ -40,13 +58,108 @@ type PipeLease = Lease<ConnectionKey, PipeEvent>;
 #[derive(Debug)]
 pub(crate) struct HeldBody(Rc<Pipe>);
 
+/// What hyper has of a pipe until it is written.
+struct Piece {
+    bytes: Bytes,
+    under_way: Arc<AtomicWaker>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // Same thread: the task runs when the piece is gone.
+        self.under_way.wake();
+    }
+}
+
+/// Runs a task of hyper's. If that is for a pipe, it ends when the pipe is given up, or when its
+/// client has not read its end in a minute; that resets the stream. If hyper has something of the
+/// pipe even a minute later, nothing can be written, and the connection is `stuck`.
+pub(crate) fn watched(
+    task: impl Future<Output = ()>,
+    stuck: Rc<Notify>,
+) -> impl Future<Output = ()> {
+    // Boxed, because it would be there twice.
+    let mut task = Box::pin(task);
+    PIPE.scope(OnceCell::new(), async move {
+        let pipe = tokio::select! {
+            biased;
+            () = task.as_mut() => PIPE.with(|pipe| pipe.get().cloned()),
+            pipe = overdue() => Some(pipe),
+        };
+        drop(task);
+        let Some(pipe) = pipe.filter(|pipe| !pipe.is_written()) else {
+            return;
+        };
+        let written = poll_fn(|context| pipe.poll_written(context));
+        if Box::pin(tokio::time::timeout(PATIENCE, written))
+            .await
+            .is_err()
+        {
+            stuck.notify_one();
+        }
+    })
+}
+
+/// Waits until the running task's pipe has nothing more to wait for. Not to be waited for before
+/// the task has run.
+async fn overdue() -> Rc<Pipe> {
+    let ended = poll_fn(|context| {
+        PIPE.with(|pipe| {
+            pipe.get()
+                .map_or(Poll::Pending, |pipe| pipe.poll_ended(context))
+        })
+    });
+    let pipe = ended.await;
+    if pipe.outflow.ending() == Ending::Complete {
+        Box::pin(tokio::time::sleep(PATIENCE)).await;
+    }
+    pipe
+}
+
 impl Pipe {
     pub(crate) fn new(events: mpsc::UnboundedSender<PipeEvent>) -> (Rc<Self>, HeldBody) {
         let pipe = Rc::new(Self {
             outflow: Outflow::new(),
             lease: Lease::new(events, PipeEvent::Gone),
+            under_way: Arc::default(),
         });
         (Rc::clone(&pipe), HeldBody(pipe))
+    }
+
+    /// A piece that is under way until hyper has written it.
+    fn send(&self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Piece {
+            bytes,
+            under_way: Arc::clone(&self.under_way),
+        })
+    }
+
+    /// Whether hyper has nothing of it any more.
+    fn is_written(&self) -> bool {
+        Arc::strong_count(&self.under_way) == 1
+    }
+
+    fn poll_written(&self, context: &Context<'_>) -> Poll<()> {
+        self.under_way.register(context.waker());
+        if self.is_written() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_ended(self: &Rc<Self>, context: &Context<'_>) -> Poll<Rc<Self>> {
+        if self.outflow.ending() != Ending::NotYet {
+            return Poll::Ready(Rc::clone(self));
+        }
+        self.outflow.wait(context);
+        Poll::Pending
     }
 
     /// Waits until the engine has begun the stream, so that its head may be sent.
@@ -70,15 +183,20 @@ impl HeldBody {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
-        let Pipe { outflow, lease } = &*self.0;
+        // Fails in a task that is not watched.
+        let _ = PIPE.try_with(|pipe| {
+            pipe.get_or_init(|| Rc::clone(&self.0));
+        });
+        let Pipe { outflow, lease, .. } = &*self.0;
         if let Some(piece) = outflow.pop() {
             if outflow.has_room_again() {
                 lease.tell(PipeEvent::Writable);
             }
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            return Poll::Ready(Some(Ok(Frame::data(self.0.send(piece)))));
         }
         match outflow.ending() {
-            Ending::Complete => Poll::Ready(None),
+            // hyper forgets a stream that is complete, and then nothing ends it.
+            Ending::Complete => self.0.poll_written(context).map(|()| None),
             Ending::GivenUp => Poll::Ready(Some(Err(GivenUp))),
             Ending::NotYet => {
                 outflow.wait(context);
@@ -215,5 +333,210 @@ impl Pipes {
         if let Some(HeldAt::Request(wait)) = self.held.remove(&key) {
             wait.settle(verdict);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::pin;
+
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper::body::Incoming;
+    use hyper::rt::Executor;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response, client, server};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::duplex;
+    use tokio::task::{LocalSet, spawn_local};
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::proxy::ResponseBody;
+
+    const KEY: ConnectionKey = ConnectionKey {
+        index: 3,
+        generation: 7,
+    };
+    /// Less than what is written.
+    const WINDOW: u32 = 1000;
+
+    #[derive(Debug, Clone)]
+    struct Watching(Rc<Notify>);
+
+    impl<F: Future<Output = ()> + 'static> Executor<F> for Watching {
+        fn execute(&self, task: F) {
+            spawn_local(watched(task, Rc::clone(&self.0)));
+        }
+    }
+
+    /// Runs the client's tasks until it falls asleep.
+    #[derive(Debug, Clone)]
+    struct Sleeper(Rc<Notify>);
+
+    impl<F: Future<Output = ()> + 'static> Executor<F> for Sleeper {
+        fn execute(&self, task: F) {
+            let asleep = Rc::clone(&self.0);
+            spawn_local(async move {
+                let mut task = pin!(task);
+                tokio::select! {
+                    () = task.as_mut() => {}
+                    () = asleep.notified() => std::future::pending().await,
+                }
+            });
+        }
+    }
+
+    /// A shard with one stream, and the client at the other end.
+    struct Setting {
+        pipes: Pipes,
+        pipe: std::rc::Weak<Pipe>,
+        body: Incoming,
+        stuck: Rc<Notify>,
+        /// Has the client neither read nor write any more.
+        sleep: Rc<Notify>,
+        _requests: client::conn::http2::SendRequest<Empty<Bytes>>,
+    }
+
+    impl Setting {
+        /// `room` bytes fit between server and client, and `window` may be under way to it.
+        async fn new(room: usize, window: u32) -> Self {
+            let stuck = Rc::new(Notify::new());
+            let (events, _) = mpsc::unbounded_channel();
+            let (opened, pipe) = oneshot::channel();
+            let opened = std::cell::Cell::new(Some(opened));
+            let service = service_fn(move |_: Request<Incoming>| {
+                let (pipe, body) = Pipe::new(events.clone());
+                let opened = opened.take().expect("one request");
+                opened.send(pipe).expect("the test waits");
+                async { Ok::<_, Infallible>(Response::new(ResponseBody::Held(body))) }
+            });
+            let (near, far) = duplex(room);
+            let builder = server::conn::http2::Builder::new(Watching(Rc::clone(&stuck)));
+            spawn_local(builder.serve_connection(TokioIo::new(near), service));
+            let sleep = Rc::new(Notify::new());
+            let sleeper = Sleeper(Rc::clone(&sleep));
+            let (mut requests, connection) = client::conn::http2::Builder::new(sleeper)
+                .initial_stream_window_size(window)
+                .handshake(TokioIo::new(far))
+                .await
+                .unwrap();
+            spawn_local(connection);
+            let request = Request::get("http://a/").body(Empty::new()).unwrap();
+            let response = requests.send_request(request).await.unwrap();
+            let pipe = pipe.await.unwrap();
+            let mut pipes = Pipes::default();
+            pipes.insert_stream(KEY, &pipe);
+            Self {
+                pipes,
+                pipe: Rc::downgrade(&pipe),
+                body: response.into_body(),
+                stuck,
+                sleep,
+                _requests: requests,
+            }
+        }
+
+        fn write(&mut self, bytes: usize) {
+            let mut outbox = Outbox::default();
+            outbox.push(vec![b'x'; bytes].into());
+            assert_eq!(self.pipes.write(KEY, &mut outbox), Some(bytes));
+        }
+
+        fn is_there(&self) -> bool {
+            self.pipe.strong_count() > 0
+        }
+
+        /// What the client reads, and whether that is all.
+        async fn read(&mut self) -> (usize, bool) {
+            let mut bytes = 0;
+            while let Some(frame) = self.body.frame().await {
+                match frame {
+                    Ok(frame) => bytes += frame.into_data().unwrap().len(),
+                    Err(_) => return (bytes, false),
+                }
+            }
+            (bytes, true)
+        }
+    }
+
+    /// Lets all tasks do what they can.
+    async fn settle() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn a_stream_that_is_given_up_is_reset_though_its_client_reads_nothing() {
+        run(async {
+            let mut setting = Setting::new(100_000, WINDOW).await;
+            setting.write(3000);
+            setting.write(3000);
+            settle().await;
+            let begin = Instant::now();
+            setting.pipes.give_up(KEY);
+            settle().await;
+            assert!(!setting.is_there());
+            assert_eq!(setting.read().await, (WINDOW as usize, false));
+            assert_eq!(begin.elapsed(), Duration::ZERO);
+        });
+    }
+
+    #[test]
+    fn the_end_of_a_stream_waits_a_minute_for_its_client() {
+        // The first time nothing is left in the pipe, but the client has no room for all of it.
+        for pieces in [vec![3000], vec![3000, 3000]] {
+            run(async {
+                let mut setting = Setting::new(100_000, WINDOW).await;
+                for bytes in &pieces {
+                    setting.write(*bytes);
+                }
+                settle().await;
+                setting.pipes.finish(KEY);
+                tokio::time::sleep(PATIENCE / 60 * 59).await;
+                assert!(setting.is_there());
+                tokio::time::sleep(PATIENCE / 30).await;
+                assert!(!setting.is_there());
+                assert_eq!(setting.read().await, (WINDOW as usize, false));
+            });
+            run(async {
+                let mut setting = Setting::new(100_000, WINDOW).await;
+                for bytes in &pieces {
+                    setting.write(*bytes);
+                }
+                setting.pipes.finish(KEY);
+                tokio::time::sleep(PATIENCE / 60 * 59).await;
+                assert_eq!(setting.read().await, (pieces.iter().sum(), true));
+                settle().await;
+                assert!(!setting.is_there());
+            });
+        }
+    }
+
+    #[test]
+    fn a_connection_is_stuck_if_a_reset_cannot_be_written_in_a_minute() {
+        run(async {
+            let mut setting = Setting::new(500, 100_000).await;
+            setting.sleep.notify_waiters();
+            settle().await;
+            setting.write(50_000);
+            settle().await;
+            setting.pipes.give_up(KEY);
+            let begin = Instant::now();
+            timeout(2 * PATIENCE, setting.stuck.notified())
+                .await
+                .unwrap();
+            assert_eq!(begin.elapsed(), PATIENCE);
+        });
     }
 }

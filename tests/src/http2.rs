@@ -204,6 +204,12 @@ impl Exchange {
         self.sending.send_reset(Reason::CANCEL);
     }
 
+    /// Waits until the server resets the stream, without reading.
+    pub async fn is_reset(&mut self) -> Reason {
+        let reset = std::future::poll_fn(|context| self.sending.poll_reset(context));
+        within("a reset", reset).await.expect("a reset")
+    }
+
     /// Waits for the head of the answer.
     pub async fn head(&mut self) -> Head {
         self.try_head().await.expect("an answer")

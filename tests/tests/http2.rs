@@ -390,6 +390,8 @@ async fn a_stream_that_nobody_reads_is_dropped_and_the_others_go_on() {
     }
     hub.until_metric("gripline_slow_consumers_total", 1).await;
     hub.until_metric(STREAMS, 1).await;
+    // It would be too late if the hub waited for it to read.
+    slow.is_reset().await;
     slow.breaks_off().await;
     hub.publish_stream("updates", "after\n").await;
     quick.receives("after\n").await;

@@ -18,13 +18,13 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{Connection, Handover};
 use crate::client_io::{ClientIo, Gate};
 use crate::errand::Again;
 use crate::life::draining;
-use crate::pipe::{Pipe, PipeEvent, Verdict, Wait};
+use crate::pipe::{Pipe, PipeEvent, Verdict, Wait, watched};
 use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, ResponseBody, respond};
 use crate::wire::{Wire, WireEvent};
 
@@ -35,15 +35,18 @@ const MAX_STREAMS: u32 = 1000;
 const PING_AFTER: Duration = Duration::from_mins(2);
 
 /// Runs hyper's tasks on the shard's thread.
-#[derive(Debug, Clone, Copy)]
-struct LocalExecutor;
+#[derive(Debug, Clone)]
+struct LocalExecutor {
+    /// Told when the connection takes no more, not even the end of a stream.
+    stuck: Rc<Notify>,
+}
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tokio::task::spawn_local(watched(future, Rc::clone(&self.stuck)));
     }
 }
 
@@ -66,7 +69,10 @@ impl Connection {
     /// Serves requests until the connection ends; held streams are part of it.
     pub(super) async fn serve_http2(mut self) {
         let limits = &self.proxy.config().limits;
-        let mut builder = http2::Builder::new(LocalExecutor);
+        let stuck = Rc::new(Notify::new());
+        let mut builder = http2::Builder::new(LocalExecutor {
+            stuck: Rc::clone(&stuck),
+        });
         builder
             .auto_date_header(false)
             // For WebSockets; RFC 8441 §3.
@@ -89,15 +95,20 @@ impl Connection {
         let service = service_fn(move |request| Box::pin(service.clone().answer(request)));
         let io = ClientIo::new(self.stream, self.input, Rc::new(Gate::open()));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = draining(&mut self.life) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let served = async {
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = draining(&mut self.life) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
-        if let Err(error) = result {
-            tracing::debug!(%error, "client connection failed");
+        tokio::select! {
+            result = served => if let Err(error) = result {
+                tracing::debug!(%error, "client connection failed");
+            },
+            () = stuck.notified() => tracing::debug!("client connection is stuck"),
         }
     }
 }
