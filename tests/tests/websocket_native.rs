@@ -108,6 +108,28 @@ async fn frames_go_through_both_ways_as_they_are() {
 }
 
 #[tokio::test]
+async fn each_is_one_connection_to_the_limit() {
+    let origin = NativeOrigin::start().await;
+    let mut config = RawConfig {
+        origin_websocket: Some("native".to_owned()),
+        shards: Some(1),
+        ..config(&origin.url())
+    };
+    config.limits.connections = Some(3);
+    let hub = Hub::start_with(&config);
+    let mut pairs = Vec::new();
+    for count in 1..=3 {
+        pairs.push(open(&hub, &origin, &[]).await);
+        hub.until_metric(HELD, count).await;
+    }
+    let rejection = WebSocket::rejected(hub.addr(), "/ws", &[]).await;
+    rejection.check(503, "Too many clients are connected.\n");
+    pairs.pop();
+    hub.until_metric(HELD, 2).await;
+    open(&hub, &origin, &[]).await;
+}
+
+#[tokio::test]
 async fn the_handshake_is_the_hubs_own() {
     let Setting {
         client,

@@ -174,7 +174,10 @@ struct Shard {
     proxy: Rc<Proxy>,
     tasks: JoinSet<()>,
     life: watch::Receiver<Life>,
+    /// Clients that are not held.
     drain: Option<Drain>,
+    /// What is read beside held clients: bodies, and origins of WebSockets.
+    helpers: JoinSet<()>,
     /// When the last event came.
     now: std::time::Instant,
 }
@@ -236,6 +239,7 @@ impl Shard {
             tasks: JoinSet::new(),
             life: parts.life,
             drain: None,
+            helpers: JoinSet::new(),
             now: parts.epoch,
         })
     }
@@ -253,14 +257,15 @@ impl Shard {
             self.settle(handled.max(WRITES_PER_TURN)).await;
             // Each keeps its memory until then; in a storm one a turn would be too few.
             while self.tasks.try_join_next().is_some() {}
-            let tasks = self.tasks.len() + self.exchanges.len();
+            while self.helpers.try_join_next().is_some() {}
+            let tasks = self.tasks.len() + self.helpers.len() + self.exchanges.len();
             self.counters.tasks.set(tasks as u64);
             while self.refusals.try_join_next().is_some() {}
         }
         tracing::debug!(
             shard = self.id.0,
             held = self.engine.len(),
-            tasks = self.tasks.len(),
+            tasks = self.tasks.len() + self.helpers.len(),
             "shard ends"
         );
     }
@@ -302,6 +307,7 @@ impl Shard {
             Some(_) = self.tasks.join_next() => Event::TaskEnded,
             Some(_) = self.refusals.join_next() => Event::TaskEnded,
             () = draining(&mut self.life), if self.drain.is_none() => Event::Drain,
+            Some(_) = self.helpers.join_next() => Event::TaskEnded,
             () = until(drain_beat) => Event::DrainBeat,
         }
     }
@@ -451,9 +457,10 @@ impl Shard {
         }
     }
 
-    /// How many connections are open, but for those that are refused.
+    /// How many clients' connections and holds over HTTP/2 there are, but for those that are
+    /// refused.
     fn open_connections(&self) -> usize {
-        self.tasks.len() + self.held.len() + self.pipes.len() + self.wires.len()
+        self.tasks.len() + self.held.len() + self.pipes.len() + self.wires.clients()
     }
 
     fn is_full(&self) -> bool {
@@ -547,7 +554,8 @@ impl Shard {
         if let Some(origin) = self.origins.remove(&key) {
             let (wire, carrier) = Wire::new(self.wire_event_sender.clone());
             self.wires.insert(key, End::Origin, &wire);
-            self.tasks.spawn_local(carrier.carry(TokioIo::new(origin)));
+            self.helpers
+                .spawn_local(carrier.carry(TokioIo::new(origin)));
         }
         let input = self.held.listen(key);
         if !input.is_empty() && self.engine.handle_input(key, &input, self.now) == Flow::Stopped {
@@ -639,7 +647,7 @@ impl Shard {
                 Output::Feed(key) => {
                     if let Some(body) = self.feeds.remove(&key) {
                         let reports = self.report_sender.clone();
-                        self.tasks.spawn_local(feed(key, body, reports));
+                        self.helpers.spawn_local(feed(key, body, reports));
                     }
                 }
                 Output::Answer { connection, answer } => {
@@ -797,6 +805,7 @@ impl Shard {
             && self.tasks.is_empty()
             && self.refusals.is_empty()
             && self.handovers.is_empty();
+            && self.helpers.is_empty()
         is_done || Instant::now() >= drain.deadline
     }
 }
