@@ -489,7 +489,7 @@ impl Shard {
                 let key = self.open(*held, now);
                 if let Err(error) = self.held.insert(key, stream, &input) {
                     tracing::warn!(%error, "cannot hold a connection");
-                    self.engine.handle_gone(key, self.now);
+                    self.lose(key);
                 }
             }
             Handover::Http2Stream { pipe, held } => {
@@ -869,6 +869,146 @@ async fn accept(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+    use std::path::Path;
+
+    use http_body_util::Empty;
+    use hyper::Request;
+    use hyper::client::conn::http1;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::broker::{self, Repeats};
+    use crate::config::{RawConfig, SlowClients};
+    use crate::engine::{AfterStart, Events, Hold, HoldKind, StreamFraming};
+    use crate::errands;
+
+    /// A shard, what may end only after it, and where it gets its clients.
+    fn shard() -> (Shard, Vec<Box<dyn std::any::Any>>, SocketAddr) {
+        let raw = RawConfig {
+            origin: Some("http://127.0.0.1:1".to_owned()),
+            ..RawConfig::default()
+        };
+        let config = Arc::new(raw.check(Path::new("")).unwrap());
+        let counters = Arc::<Counters>::default();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (commands, mailbox) = mpsc::channel(MAILBOX);
+        let settings = broker::Settings::of(&config, 1, Repeats::Dropped);
+        let (broker, _) = broker::spawn(vec![commands], settings, Arc::clone(&counters)).unwrap();
+        let tls = Arc::new(TlsConfig::new(&config.origin_tls));
+        let (report_sender, reports) = mpsc::unbounded_channel();
+        let (route_sender, routes) = watch::channel(Arc::clone(&config.routes));
+        let (errands, _) = errands::spawn(
+            Arc::clone(&config),
+            Arc::clone(&counters),
+            Arc::clone(&tls),
+            routes.clone(),
+            vec![report_sender.clone()],
+        )
+        .unwrap();
+        let (life_sender, life) = watch::channel(Life::Running);
+        let shard = Shard::new(Parts {
+            id: ShardId(0),
+            counters,
+            listener,
+            mailbox,
+            broker,
+            errands,
+            reports,
+            report_sender,
+            tls,
+            routes,
+            budget: Budget::new(1_000_000, 1_000_000),
+            epoch: Instant::now().into_std(),
+            life,
+            config,
+        });
+        let others: Vec<Box<dyn std::any::Any>> =
+            vec![Box::new(route_sender), Box::new(life_sender)];
+        (shard.unwrap(), others, address)
+    }
+
+    /// A body of which nothing has come.
+    async fn unfinished_body() -> Incoming {
+        let (near, mut far) = duplex(1000);
+        let (mut requests, connection) = http1::handshake(TokioIo::new(near)).await.unwrap();
+        tokio::spawn(connection);
+        let origin = async {
+            far.read_u8().await.unwrap();
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n")
+                .await
+                .unwrap();
+        };
+        let asked = requests.send_request(Request::new(Empty::<Bytes>::new()));
+        let (response, ()) = tokio::join!(asked, origin);
+        response.unwrap().into_body()
+    }
+
+    /// A stream that waits for its first body.
+    fn held(feed: Incoming) -> Box<Held> {
+        Box::new(Held {
+            hold: Hold {
+                kind: HoldKind::Stream {
+                    start: Bytes::from_static(b"head"),
+                    framing: StreamFraming::Chunked,
+                    keep_alive: None,
+                    then: AfterStart::Items,
+                    events: Events::Plain,
+                },
+                slots: Vec::new(),
+                after: AfterHold::Reuse,
+                slow: SlowClients::Disconnect,
+                session: None,
+            },
+            feed: Some(feed),
+            head: None,
+            original: None,
+            origin: None,
+            farewell: None,
+        })
+    }
+
+    /// The same socket under this descriptor or the next free one.
+    fn copy(socket: BorrowedFd<'_>, descriptor: i32) -> TcpStream {
+        let copy = rustix::io::fcntl_dupfd_cloexec(socket, descriptor).unwrap();
+        let copy = std::net::TcpStream::from(copy);
+        TcpStream::from_std(copy).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_for_a_socket_that_cannot_be_held() {
+        let (mut shard, _others, address) = shard();
+        let socket = std::net::TcpStream::connect(address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // epoll goes on watching a descriptor that was closed if there are others of its socket,
+        // and does not take the same one twice. Other tests don't use as many.
+        let stream = copy(socket.as_fd(), 900);
+        let descriptor = stream.as_raw_fd();
+        let key = ConnectionKey {
+            index: 1000,
+            generation: 1,
+        };
+        shard.held.insert(key, stream, &Bytes::new()).unwrap();
+        drop(shard.held.remove(key));
+        let stream = copy(socket.as_fd(), descriptor);
+        assert_eq!(stream.as_raw_fd(), descriptor);
+
+        let handover = Handover::Http1 {
+            stream,
+            input: Bytes::new(),
+            held: held(unfinished_body().await),
+        };
+        shard.hold(handover, shard.now);
+        assert_eq!(shard.held.len(), 0, "it cannot be held");
+        assert_eq!(shard.engine.len(), 0);
+        assert!(shard.feeds.is_empty());
     }
 }
 
