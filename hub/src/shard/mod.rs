@@ -7,6 +7,7 @@
 mod admission;
 mod gate;
 mod held;
+mod listener;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
@@ -48,6 +49,7 @@ use crate::wire::{End, Wire, WireEvent, Wires};
 use admission::{Admission, Reason, Refusal};
 use gate::Gate;
 use held::{HeldSet, Readiness};
+use listener::Listener;
 
 /// Commands that may wait for a shard.
 pub(crate) const MAILBOX: usize = 1024;
@@ -160,7 +162,7 @@ struct Shard {
     errands: ErrandsHandle,
     reports: mpsc::UnboundedReceiver<Report>,
     report_sender: mpsc::UnboundedSender<Report>,
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
     admission: Admission,
     /// Clients without a place whose requests are waited for.
     refusals: JoinSet<()>,
@@ -172,12 +174,12 @@ struct Shard {
     handover_sender: mpsc::UnboundedSender<Handover>,
     broker: BrokerHandle,
     proxy: Rc<Proxy>,
-    tasks: JoinSet<()>,
-    life: watch::Receiver<Life>,
     /// Clients that are not held.
-    drain: Option<Drain>,
+    tasks: JoinSet<()>,
     /// What is read beside held clients: bodies, and origins of WebSockets.
     helpers: JoinSet<()>,
+    life: watch::Receiver<Life>,
+    drain: Option<Drain>,
     /// When the last event came.
     now: std::time::Instant,
 }
@@ -227,7 +229,7 @@ impl Shard {
             errands: parts.errands,
             reports: parts.reports,
             report_sender: parts.report_sender,
-            listener: Some(TcpListener::from_std(parts.listener)?),
+            listener: Some(Listener::new(parts.listener)?),
             admission,
             refusals: JoinSet::new(),
             mailbox: parts.mailbox,
@@ -237,9 +239,9 @@ impl Shard {
             handover_sender,
             broker: parts.broker,
             tasks: JoinSet::new(),
+            helpers: JoinSet::new(),
             life: parts.life,
             drain: None,
-            helpers: JoinSet::new(),
             now: parts.epoch,
         })
     }
@@ -302,12 +304,12 @@ impl Shard {
             Some(event) = self.wire_events.recv() => Event::Wire(event),
             Some(Ok((key, exchanged))) = self.exchanges.join_next() => Event::Exchanged(key, exchanged),
             Some(report) = self.reports.recv() => Event::Report(report),
-            (stream, peer) = accept(self.listener.as_ref()) => Event::Accepted(stream, peer),
+            (stream, peer) = accept(self.listener.as_mut()) => Event::Accepted(stream, peer),
             () = until(deadline) => Event::Deadline,
             Some(_) = self.tasks.join_next() => Event::TaskEnded,
+            Some(_) = self.helpers.join_next() => Event::TaskEnded,
             Some(_) = self.refusals.join_next() => Event::TaskEnded,
             () = draining(&mut self.life), if self.drain.is_none() => Event::Drain,
-            Some(_) = self.helpers.join_next() => Event::TaskEnded,
             () = until(drain_beat) => Event::DrainBeat,
         }
     }
@@ -803,9 +805,9 @@ impl Shard {
         };
         let is_done = self.engine.len() == 0
             && self.tasks.is_empty()
+            && self.helpers.is_empty()
             && self.refusals.is_empty()
             && self.handovers.is_empty();
-            && self.helpers.is_empty()
         is_done || Instant::now() >= drain.deadline
     }
 }
@@ -853,22 +855,20 @@ fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_keepalive(&keep_alive)
 }
 
-/// The next connection. Waits out a lack of descriptors, which closing connections cure.
+/// The next connection.
 ///
 /// Cancel safe.
-async fn accept(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
-    const PAUSE: Duration = Duration::from_millis(50);
-    let Some(listener) = listener else {
-        return std::future::pending().await;
-    };
-    loop {
-        match listener.accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
+async fn accept(listener: Option<&mut Listener>) -> (TcpStream, SocketAddr) {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -1009,12 +1009,5 @@ mod tests {
         assert_eq!(shard.held.len(), 0, "it cannot be held");
         assert_eq!(shard.engine.len(), 0);
         assert!(shard.feeds.is_empty());
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
