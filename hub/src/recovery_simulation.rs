@@ -289,7 +289,9 @@ impl World {
                 connection,
                 catch_up,
             }) => shard.engine.handle_caught_up(connection, catch_up, now),
-            Some(Command::Deliver(sequenced)) => shard.engine.handle_items(&[sequenced], now),
+            Some(Command::Deliver(sequenced)) => {
+                shard.engine.handle_items(&[sequenced], now);
+            }
             Some(Command::Update(channel)) => shard.engine.handle_update(&channel, now),
             Some(Command::Recover) => shard.engine.handle_recover(now),
             // Nobody looks at channels here.

@@ -9,18 +9,36 @@ const TURN: usize = 256;
 
 /// Who is to be written to; each connection is in it once at most.
 ///
-/// A fan-out to many connections has a queue of its own. These queues and the one of all other
-/// connections have their turns, so that a channel with many subscribers delays nobody else by more
-/// than a turn.
+/// A fan-out to many connections has a queue of its own, or goes on in the one that its cause has
+/// already. These queues and the one of all other connections have their turns: a channel with many
+/// subscribers delays nobody else by more than a turn, and of its own subscribers none is written to
+/// again before all are.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     few: VecDeque<ConnectionKey>,
-    many: VecDeque<VecDeque<ConnectionKey>>,
+    many: VecDeque<FanOut>,
     /// Where connections are queued now.
     queue: Queue,
     turn: Turn,
     /// Taken in this turn.
     taken: usize,
+}
+
+/// Why many connections are to be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// An item, by the channel's number among subscriptions.
+    Item(u32),
+    /// News of what these and others asked for.
+    News(ConnectionKey),
+    /// The time is up.
+    Deadline,
+}
+
+#[derive(Debug)]
+struct FanOut {
+    cause: Cause,
+    keys: VecDeque<ConnectionKey>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,21 +53,23 @@ enum Turn {
 enum Queue {
     #[default]
     Few,
-    /// The fan-out that began last.
-    Many,
+    /// The fan-out in this place.
+    Many(usize),
 }
 
 impl Dirty {
     /// Begins a fan-out to at most so many connections, to which all belong that are queued until
     /// its [`Self::end`].
-    pub(super) fn begin(&mut self, connections: usize) {
+    pub(super) fn begin(&mut self, cause: Cause, connections: usize) {
         if connections <= TURN {
             return;
         }
-        if self.many.back().is_none_or(|last| !last.is_empty()) {
-            self.many.push_back(VecDeque::new());
-        }
-        self.queue = Queue::Many;
+        let known = self.many.iter().position(|it| it.cause == cause);
+        self.queue = Queue::Many(known.unwrap_or_else(|| {
+            let keys = VecDeque::new();
+            self.many.push_back(FanOut { cause, keys });
+            self.many.len() - 1
+        }));
     }
 
     /// The fan-out is over.
@@ -58,9 +78,9 @@ impl Dirty {
     }
 
     pub(super) fn push(&mut self, key: ConnectionKey) {
-        match (self.queue, self.many.back_mut()) {
-            (Queue::Many, Some(last)) => last.push_back(key),
-            _ => self.few.push_back(key),
+        match self.queue {
+            Queue::Few => self.few.push_back(key),
+            Queue::Many(place) => self.many[place].keys.push_back(key),
         }
     }
 
@@ -78,7 +98,8 @@ impl Dirty {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.few.len() + self.many.iter().map(VecDeque::len).sum::<usize>()
+        let many = self.many.iter().map(|it| it.keys.len());
+        self.few.len() + many.sum::<usize>()
     }
 
     fn take(&mut self) -> Option<ConnectionKey> {
@@ -93,7 +114,7 @@ impl Dirty {
             }
             Turn::OfMany => {
                 while let Some(first) = self.many.front_mut() {
-                    if let Some(key) = first.pop_front() {
+                    if let Some(key) = first.keys.pop_front() {
                         return Some(key);
                     }
                     self.many.pop_front();
@@ -129,8 +150,9 @@ mod tests {
         }
     }
 
+    /// Of the channel whose number is the first key's.
     fn fan_out(dirty: &mut Dirty, keys: std::ops::Range<u32>) {
-        dirty.begin(keys.len());
+        dirty.begin(Cause::Item(keys.start), keys.len());
         keys.for_each(|index| dirty.push(key(index)));
         dirty.end();
     }
@@ -170,6 +192,24 @@ mod tests {
         assert!(place(20_009) < TURN + 10, "{}", place(20_009));
         assert!(place(30_000) < 2 * TURN + 10, "{}", place(30_000));
         assert!(place(30_299) < 4 * TURN + 10, "{}", place(30_299));
+    }
+
+    #[test]
+    fn the_next_item_of_a_channel_waits_until_all_have_the_one_before() {
+        let mut dirty = Dirty::default();
+        fan_out(&mut dirty, 0..10_000);
+        // Written once, and to be written to again with each turn.
+        for turn in 0..10 {
+            let first: Vec<_> = (0..TURN).filter_map(|_| dirty.pop()).collect();
+            assert_eq!(first.len(), TURN);
+            dirty.begin(Cause::Item(0), 10_000);
+            first.into_iter().for_each(|key| dirty.push(key));
+            dirty.end();
+            assert_eq!(dirty.many.len(), 1, "in turn {turn}");
+        }
+        let order = all(&mut dirty);
+        let place = |index| order.iter().position(|it| *it == index);
+        assert!(place(9_999) < place(0));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use grip::publish::{HttpResponse, HttpStream, WsMessage};
 
 use super::connections::{Connection, EventIds, Lane, Phase, StreamFraming};
+use super::dirty::Cause;
 use super::{Engine, Room, mark_dirty};
 use crate::errand::Comparison;
 use crate::frames::Deflate;
@@ -44,22 +45,25 @@ struct Merged {
 
 impl Engine {
     /// Delivers items of one channel, which follow each other, to everybody here who is subscribed
-    /// to it.
-    pub(crate) fn handle_items(&mut self, items: &[Arc<Sequenced>], now: Instant) {
+    /// to it, and says how many that are.
+    pub(crate) fn handle_items(&mut self, items: &[Arc<Sequenced>], now: Instant) -> usize {
         self.now = now;
         let Some(first) = items.first() else {
-            return;
+            return 0;
         };
         debug_assert!(
             items.iter().all(|it| it.item.channel == first.item.channel),
             "the items are of one channel"
         );
+        let Some((channel, subscribers)) = self.subscriptions.find(&first.item.channel) else {
+            return 0;
+        };
+        let count = subscribers.len();
         let limit = self.budget.limit();
         let mut forms = Vec::new();
         // Connections leave the channel's list only after the walk over it.
         let mut others = Vec::new();
-        let subscribers = self.subscriptions.of(&first.item.channel);
-        self.dirty.begin(subscribers.len());
+        self.dirty.begin(Cause::Item(channel), count);
         for subscriber in subscribers {
             let (key, connection) = self.connections.live(subscriber.connection);
             let merged = if subscriber.cursor < first.sequence {
@@ -85,6 +89,7 @@ impl Engine {
         }
         self.dirty.end();
         self.check_invariants();
+        count
     }
 
     /// Delivers items one by one, as long as the connection is there.

@@ -13,6 +13,7 @@ use grip::publish::StreamContent;
 
 use super::catch_up::Gap;
 use super::connections::Phase;
+use super::dirty::Cause;
 use super::session::{Busy, Receiving, Session, Slot};
 use super::{AfterBody, AfterStart, Engine, KeepAliveRule, Output, mark_dirty};
 use crate::errand::{Comparison, ErrandKind, LinkError, Linked, News, Next, Receipt, Urgency};
@@ -108,7 +109,10 @@ impl Engine {
     /// An errand for these connections has come to something.
     pub(crate) fn handle_news(&mut self, keys: &[ConnectionKey], news: News, now: Instant) {
         self.now = now;
-        self.dirty.begin(keys.len());
+        let Some(first) = keys.first() else {
+            return;
+        };
+        self.dirty.begin(Cause::News(*first), keys.len());
         match news {
             News::Linked(linked) => {
                 for key in keys {

@@ -56,7 +56,7 @@ pub(crate) use websocket::Flow;
 use catch_up::Gap;
 use connections::{Beat, Care, Connection, Connections, EventIds, Lane, Opening, Phase};
 use deadlines::Deadlines;
-use dirty::Dirty;
+use dirty::{Cause, Dirty};
 use subscriptions::Subscriptions;
 use websocket::Incoming;
 
@@ -479,6 +479,9 @@ impl Engine {
     /// Sends keep-alives, follows links, and answers requests whose time is up.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
+        // They may be few or very many: who got the same item is due for a sign of life at the same
+        // time.
+        self.dirty.begin(Cause::Deadline, usize::MAX);
         while let Some(keys) = self.deadlines.next_due(now) {
             for key in keys {
                 self.handle_deadline(key, now);
@@ -490,6 +493,7 @@ impl Engine {
                 self.handle_chore(key, now);
             }
         }
+        self.dirty.end();
         if self.next_update.is_some_and(|at| at <= now) {
             self.update_some(now);
         }

@@ -105,9 +105,13 @@ impl Subscriptions {
 
     /// The subscribers of a channel, in the order in which they are sent to.
     pub(crate) fn of(&self, name: &ChannelName) -> &[Subscriber] {
-        self.ids
-            .get(name)
-            .map_or(&[], |id| &self.channels[*id as usize].subscribers)
+        self.find(name).map_or(&[], |(_, subscribers)| subscribers)
+    }
+
+    /// A channel's number, which is its own as long as it has subscribers, and these.
+    pub(crate) fn find(&self, name: &ChannelName) -> Option<(u32, &[Subscriber])> {
+        let id = *self.ids.get(name)?;
+        Some((id, &self.channels[id as usize].subscribers))
     }
 
     /// Whether nobody hears anything, and nothing is kept of who did.

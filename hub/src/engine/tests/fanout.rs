@@ -89,7 +89,9 @@ fn check_together(formats: &[&str]) {
             engine.handle_items(std::slice::from_ref(item), now);
         }
     });
-    let together = delivered(formats, Engine::handle_items);
+    let together = delivered(formats, |engine, items, now| {
+        engine.handle_items(items, now);
+    });
     assert_eq!(together, one_by_one);
 }
 
@@ -194,6 +196,29 @@ fn a_fan_out_to_many_sessions_delays_others_by_a_turn() {
     bench.append("b", "x");
     let order: Vec<ConnectionKey> = std::iter::from_fn(|| bench.engine.next_dirty()).collect();
     assert_eq!(order.len(), sessions.len() + 1);
+    let place = order.iter().position(|key| *key == other).unwrap();
+    assert!(place <= 256, "{place}");
+}
+
+#[test]
+fn signs_of_life_for_many_delay_others_by_a_turn() {
+    let mut bench = Bench::new();
+    let many: Vec<ConnectionKey> = (0..600)
+        .map(|_| {
+            let key = bench.open(stream(Some(keep_alive(Beat::Idle))), &["a"]);
+            bench.attach(key);
+            key
+        })
+        .collect();
+    let other = bench.stream(&["b"]);
+    for key in &many {
+        bench.written(*key);
+    }
+    while bench.engine.next_dirty().is_some() {}
+    bench.wait(21);
+    bench.append("b", "x");
+    let order: Vec<ConnectionKey> = std::iter::from_fn(|| bench.engine.next_dirty()).collect();
+    assert_eq!(order.len(), many.len() + 1);
     let place = order.iter().position(|key| *key == other).unwrap();
     assert!(place <= 256, "{place}");
 }
