@@ -10,7 +10,7 @@ mod history;
 mod intake;
 pub(crate) mod pace;
 mod sequencer;
-mod size;
+pub(crate) mod size;
 mod thread;
 mod ticket;
 mod view;

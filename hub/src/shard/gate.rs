@@ -1,56 +1,71 @@
 //! How many commands a shard takes while it has still to write what the last ones brought.
 
-/// Commands taken before the connections are written to that got something.
-pub(super) const COMMANDS: usize = 256;
+/// What may be taken at once, after a rest: 256 small commands.
+const FULL: usize = 1024;
+/// What any command takes.
+const COMMAND: usize = 4;
+/// Bytes of an item that take one more.
+const BYTES: usize = 1024;
+/// Subscribers, each looked at for an item, that take one more.
+const SUBSCRIBERS: usize = 64;
 
-/// Lets commands in up to a number, and then no more until all connections are written to that were
-/// to be written to when the last came: so the broker waits where a shard can't keep up, and with it
-/// the publishers. What makes connections dirty otherwise does not keep it shut.
+/// Lets commands in for a credit, of which each write to a connection brings one back.
+///
+/// So what is taken on grows no faster than it is written, in work and in bytes: a shard that can't
+/// keep up makes the broker wait, and with it the publishers. And while a large fan-out is written,
+/// there is room for the small ones of others.
 #[derive(Debug)]
 pub(super) struct Gate {
-    left: usize,
-    /// Writes to come before it opens again.
-    owed: usize,
+    credit: usize,
+    /// What was taken beyond the credit.
+    debt: usize,
 }
 
 impl Gate {
     pub(super) fn new() -> Self {
         Self {
-            left: COMMANDS,
-            owed: 0,
+            credit: FULL,
+            debt: 0,
         }
     }
 
-    /// How many commands may be taken.
-    pub(super) fn left(&self) -> usize {
-        self.left
+    /// Whether another command may be taken, whatever it takes.
+    pub(super) fn is_open(&self) -> bool {
+        self.credit > 0
     }
 
-    /// So many commands were taken, no more than [`Self::left`].
-    pub(super) fn took(&mut self, commands: usize) {
-        self.left = self.left.saturating_sub(commands);
+    /// A command was taken.
+    pub(super) fn took(&mut self) {
+        self.spend(COMMAND);
     }
 
-    /// After they were obeyed so many connections have to be written to.
-    pub(super) fn owes(&mut self, writes: usize) {
-        self.owed = writes;
+    /// It brought an item of so many bytes.
+    pub(super) fn brought(&mut self, bytes: usize) {
+        self.spend(bytes / BYTES);
+    }
+
+    /// So many subscribers were looked at.
+    pub(super) fn delivered(&mut self, subscribers: usize) {
+        self.spend(subscribers / SUBSCRIBERS);
     }
 
     /// A connection was written to.
     pub(super) fn wrote(&mut self) {
-        self.owed = self.owed.saturating_sub(1);
+        if self.debt > 0 {
+            self.debt -= 1;
+        } else {
+            self.credit = FULL.min(self.credit + 1);
+        }
     }
 
     /// No connection has to be written to.
     pub(super) fn is_clean(&mut self) {
-        self.owed = 0;
+        *self = Self::new();
     }
 
-    /// Opens again if nothing is owed.
-    pub(super) fn settle(&mut self) {
-        if self.owed == 0 {
-            self.left = COMMANDS;
-        }
+    fn spend(&mut self, cost: usize) {
+        self.debt += cost.saturating_sub(self.credit);
+        self.credit = self.credit.saturating_sub(cost);
     }
 }
 
@@ -58,37 +73,73 @@ impl Gate {
 mod tests {
     use super::*;
 
-    #[test]
-    fn it_is_shut_until_what_the_commands_brought_is_written() {
-        let mut gate = Gate::new();
-        gate.took(COMMANDS);
-        gate.owes(3);
-        for _ in 0..2 {
-            gate.wrote();
-            gate.settle();
-            assert_eq!(gate.left(), 0);
+    /// Takes small commands until it is shut, and says how many.
+    fn take_all(gate: &mut Gate) -> usize {
+        let mut taken = 0;
+        while gate.is_open() {
+            gate.took();
+            taken += 1;
         }
-        gate.wrote();
-        gate.settle();
-        assert_eq!(gate.left(), COMMANDS);
+        taken
+    }
+
+    fn write(gate: &mut Gate, writes: usize) {
+        (0..writes).for_each(|_| gate.wrote());
     }
 
     #[test]
-    fn some_commands_are_let_in_before_that() {
+    fn it_is_open_again_as_far_as_was_written() {
         let mut gate = Gate::new();
-        gate.took(1);
-        gate.owes(20_000);
-        gate.settle();
-        assert_eq!(gate.left(), COMMANDS - 1);
+        assert_eq!(take_all(&mut gate), 256);
+        write(&mut gate, 40);
+        assert_eq!(take_all(&mut gate), 10);
+        write(&mut gate, 100_000);
+        assert_eq!(take_all(&mut gate), 256, "a rest brings no more");
     }
 
     #[test]
-    fn it_opens_when_nothing_is_left_to_write_whatever_was_owed() {
+    fn small_commands_are_let_in_while_a_large_fan_out_is_written() {
         let mut gate = Gate::new();
-        gate.took(COMMANDS);
-        gate.owes(1000);
+        gate.took();
+        gate.delivered(19_000);
+        for turn in 0..74 {
+            for _ in 0..50 {
+                assert!(gate.is_open(), "in turn {turn}");
+                gate.took();
+                gate.delivered(10);
+            }
+            write(&mut gate, 256);
+        }
+    }
+
+    #[test]
+    fn what_takes_much_is_let_in_once_and_then_waited_for() {
+        let mut gate = Gate::new();
+        gate.took();
+        gate.delivered(1_000_000);
+        assert!(!gate.is_open());
+        write(&mut gate, 1_000_000 / SUBSCRIBERS - FULL);
+        assert!(!gate.is_open());
+        write(&mut gate, COMMAND + 1);
+        assert!(gate.is_open());
+
+        let mut gate = Gate::new();
+        for _ in 0..100 {
+            if gate.is_open() {
+                gate.took();
+                gate.brought(100_000);
+            }
+        }
+        write(&mut gate, 20);
+        assert!(!gate.is_open(), "for bytes, too");
+    }
+
+    #[test]
+    fn it_opens_when_nothing_is_left_to_write() {
+        let mut gate = Gate::new();
+        gate.took();
+        gate.delivered(1_000_000);
         gate.is_clean();
-        gate.settle();
-        assert_eq!(gate.left(), COMMANDS);
+        assert_eq!(take_all(&mut gate), 256);
     }
 }

@@ -23,13 +23,14 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
-use crate::broker::BrokerHandle;
+use crate::broker::{BrokerHandle, size};
 use crate::client_io::{self, Asked};
 use crate::config::{Config, Limits};
 use crate::counters::Counters;
@@ -76,7 +77,8 @@ const DRAIN_LEAST: usize = 100;
 /// Whatever wakes a shard.
 enum Event {
     Accepted(TcpStream, SocketAddr),
-    Commands,
+    /// The first of those that have come.
+    Command(Command),
     Handover(Handover),
     Sockets(Vec<Readiness>),
     Pipe(PipeEvent),
@@ -167,7 +169,6 @@ struct Shard {
     /// Clients without a place whose requests are waited for.
     refusals: JoinSet<()>,
     mailbox: mpsc::Receiver<Command>,
-    commands: Vec<Command>,
     gate: Gate,
     handovers: mpsc::UnboundedReceiver<Handover>,
     /// Not bounded by itself: a connection is in it once at most.
@@ -233,7 +234,6 @@ impl Shard {
             admission,
             refusals: JoinSet::new(),
             mailbox: parts.mailbox,
-            commands: Vec::with_capacity(gate::COMMANDS),
             gate: Gate::new(),
             handovers,
             handover_sender,
@@ -294,10 +294,7 @@ impl Shard {
         let deadline = self.engine.poll_timeout().map(Instant::from_std);
         let drain_beat = self.drain.as_ref().map(|drain| drain.next_beat);
         tokio::select! {
-            taken = self.mailbox.recv_many(&mut self.commands, self.gate.left()), if self.is_open() => {
-                self.gate.took(taken);
-                Event::Commands
-            }
+            Some(command) = self.mailbox.recv(), if self.gate.is_open() => Event::Command(command),
             Some(handover) = self.handovers.recv() => Event::Handover(handover),
             readiness = self.held.ready() => Event::Sockets(readiness),
             Some(event) = self.pipe_events.recv() => Event::Pipe(event),
@@ -314,18 +311,12 @@ impl Shard {
         }
     }
 
-    /// Whether commands are taken. While connections are still to be written to, some are, for
-    /// others must not wait for them; but not without end, or everybody would be slow.
-    fn is_open(&self) -> bool {
-        self.gate.left() > 0 && (!self.mailbox.is_closed() || !self.mailbox.is_empty())
-    }
-
     fn handle(&mut self, event: Event) {
         let now = Instant::now().into_std();
         self.now = now;
         match event {
             Event::Accepted(stream, peer) => self.accept(stream, peer),
-            Event::Commands => self.obey(now),
+            Event::Command(command) => self.obey(command, now),
             Event::Handover(handover) => self.hold(handover, now),
             Event::Sockets(readiness) => {
                 for readiness in readiness {
@@ -344,59 +335,85 @@ impl Shard {
             Event::Drain => {
                 // What was published before is for those who are held until now.
                 for _ in 0..self.mailbox.len() {
-                    self.commands.extend(self.mailbox.try_recv().ok());
+                    if let Ok(command) = self.mailbox.try_recv() {
+                        self.obey(command, now);
+                    }
                 }
-                self.handle(Event::Commands);
                 self.begin_drain();
             }
             Event::DrainBeat => self.beat_drain(),
         }
     }
 
-    /// Does what the broker says. Items of a channel that stand side by side are one delivery.
-    fn obey(&mut self, now: std::time::Instant) {
-        let mut commands = std::mem::take(&mut self.commands);
-        let mut items: Vec<Arc<Sequenced>> = Vec::new();
-        let mut rest = commands.drain(..).peekable();
-        while let Some(command) = rest.next() {
-            match command {
-                Command::Attached {
-                    connection,
-                    cursor,
-                    catch_up,
-                } => {
-                    self.engine
-                        .handle_attached(connection, cursor, catch_up, now);
-                }
-                Command::CaughtUp {
-                    connection,
-                    catch_up,
-                } => self.engine.handle_caught_up(connection, catch_up, now),
-                Command::Deliver(item) => {
-                    items.push(item);
-                    let is_last = !matches!(
-                        (rest.peek(), items.last()),
-                        (Some(Command::Deliver(next)), Some(item)) if next.item.channel == item.item.channel
-                    );
-                    if is_last {
-                        self.engine.handle_items(&items, now);
-                        items.clear();
-                    }
-                }
-                Command::Update(channel) => self.engine.handle_update(&channel, now),
-                Command::Recover => self.engine.handle_recover(now),
-                Command::Count { channels, reply } => {
-                    let counts = channels.iter().map(|name| self.engine.count(name));
-                    reply.send(counts.collect());
-                }
+    /// Does what the broker says, and what else it has said already, as far as the gate is open.
+    fn obey(&mut self, command: Command, now: std::time::Instant) {
+        let mut next = Some(command);
+        while let Some(command) = next {
+            next = self.obey_one(command, now).or_else(|| self.next_command());
+        }
+    }
+
+    /// Returns the next command, if it was looked at.
+    fn obey_one(&mut self, command: Command, now: std::time::Instant) -> Option<Command> {
+        self.gate.took();
+        match command {
+            Command::Deliver(item) => return self.deliver(item, now),
+            Command::Attached {
+                connection,
+                cursor,
+                catch_up,
+            } => {
+                self.engine
+                    .handle_attached(connection, cursor, catch_up, now);
+            }
+            Command::CaughtUp {
+                connection,
+                catch_up,
+            } => self.engine.handle_caught_up(connection, catch_up, now),
+            Command::Update(channel) => self.engine.handle_update(&channel, now),
+            Command::Recover => self.engine.handle_recover(now),
+            Command::Count { channels, reply } => {
+                let counts = channels.iter().map(|name| self.engine.count(name));
+                reply.send(counts.collect());
             }
         }
-        drop(rest);
-        self.commands = commands;
-        self.gate.owes(self.engine.dirty_len());
+        None
+    }
+
+    /// The next command that has come, if the gate is open.
+    fn next_command(&mut self) -> Option<Command> {
+        if self.gate.is_open() {
+            self.mailbox.try_recv().ok()
+        } else {
+            None
+        }
+    }
+
+    /// Delivers an item, and with it those of its channel that have come right behind it. Returns
+    /// the command that follows them, if it was looked at.
+    fn deliver(&mut self, item: Arc<Sequenced>, now: std::time::Instant) -> Option<Command> {
+        self.gate.brought(size::of(&item.item));
+        let mut items: SmallVec<[Arc<Sequenced>; 8]> = smallvec![item];
+        let next = loop {
+            match self.next_command() {
+                Some(Command::Deliver(item)) if item.item.channel == items[0].item.channel => {
+                    self.gate.took();
+                    self.gate.brought(size::of(&item.item));
+                    items.push(item);
+                }
+                next => break next,
+            }
+        };
+        let subscribers = self.engine.handle_items(&items, now);
+        self.gate.delivered(subscribers);
+        next
     }
 
     fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if self.is_full() {
+            // A task that has handed its client over counts until it is looked at.
+            while self.tasks.try_join_next().is_some() {}
+        }
         if let Err(refusal) = self.admission.admit(self.open_connections(), self.now) {
             return self.turn_away(stream, refusal);
         }
@@ -620,17 +637,17 @@ impl Shard {
         self.act();
         for _ in 0..writes {
             let Some(key) = self.engine.next_dirty() else {
-                self.gate.is_clean();
                 break;
             };
             self.write(key);
             self.gate.wrote();
             self.act();
         }
-        self.gate.settle();
         if self.engine.dirty_len() > 0 {
             // Tasks have their turn too.
             tokio::task::yield_now().await;
+        } else {
+            self.gate.is_clean();
         }
     }
 
@@ -980,6 +997,16 @@ mod tests {
         let copy = rustix::io::fcntl_dupfd_cloexec(socket, descriptor).unwrap();
         let copy = std::net::TcpStream::from(copy);
         TcpStream::from_std(copy).unwrap()
+    }
+
+    #[tokio::test]
+    async fn commands_are_taken_again_when_nothing_is_left_to_write() {
+        let (mut shard, _others, _) = shard();
+        shard.gate.delivered(1_000_000);
+        assert!(!shard.gate.is_open());
+        // As many writes as there were.
+        shard.settle(0).await;
+        assert!(shard.gate.is_open());
     }
 
     #[tokio::test]
