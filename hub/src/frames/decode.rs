@@ -9,7 +9,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::deflate::Inflater;
-use super::{Input, Masking, MessageKind, PIECE, Piece, Place, Rules};
+use super::{Input, Masking, MessageKind, PIECE, Payload, Piece, Place, Rules};
 
 /// Bytes of the longest header; RFC 6455 §5.2.
 const MAX_HEAD: usize = 14;
@@ -124,7 +124,13 @@ impl Decoder {
                     self.frame = None;
                     Some(finish_control(control, std::mem::take(&mut self.control))?)
                 }
-                FrameKind::Data(end) => self.read_data(input, end)?,
+                FrameKind::Data(end) => match rules.payload {
+                    Payload::Heard => self.read_data(input, end)?,
+                    Payload::Skipped => {
+                        self.skip_data(input, end);
+                        None
+                    }
+                },
             };
             if found.is_some() {
                 return Ok(found);
@@ -194,12 +200,13 @@ impl Decoder {
                     Data::Text => MessageKind::Text,
                     _ => MessageKind::Binary,
                 };
+                let is_inflated = is_compressed && rules.payload == Payload::Heard;
                 self.message = Some(Message {
                     kind,
                     has_begun: false,
                     payload: Vec::new(),
                     checked: 0,
-                    inflater: is_compressed.then(Box::default),
+                    inflater: is_inflated.then(Box::default),
                 });
                 FrameKind::Data(end)
             }
@@ -243,6 +250,23 @@ impl Decoder {
             self.message = None;
         }
         Ok(Some(Input::Piece(piece)))
+    }
+
+    /// Passes over a message's payload, and drops what there is of it.
+    fn skip_data(&mut self, input: &mut &[u8], end: End) {
+        let (Some(frame), Some(message)) = (&mut self.frame, &mut self.message) else {
+            return;
+        };
+        message.clear();
+        let left = usize::try_from(frame.left).unwrap_or(usize::MAX);
+        frame.advance(input, left.min(input.len()));
+        if frame.left > 0 {
+            return;
+        }
+        self.frame = None;
+        if end == End::OfMessage {
+            self.message = None;
+        }
     }
 }
 
@@ -331,6 +355,12 @@ pub(super) fn apply(mask: [u8; 4], turn: usize, bytes: &mut [u8]) {
 }
 
 impl Message {
+    fn clear(&mut self) {
+        self.payload = Vec::new();
+        self.checked = 0;
+        self.inflater = None;
+    }
+
     /// Looks whether the payload can be the beginning of a text.
     fn check(&mut self) -> Result<(), FrameError> {
         if self.kind == MessageKind::Binary {
@@ -401,10 +431,12 @@ mod tests {
     const CLIENT: Rules = Rules {
         masking: Masking::Required,
         deflate: None,
+        payload: Payload::Heard,
     };
     const ORIGIN: Rules = Rules {
         masking: Masking::Forbidden,
         deflate: None,
+        payload: Payload::Heard,
     };
 
     /// What the bytes are, read in steps of `step` bytes.
@@ -724,6 +756,58 @@ mod tests {
                 });
                 assert_eq!(read(&bytes, rules, step), Ok(vec![expected]), "{length}");
             }
+        }
+    }
+
+    /// Whatever comes where it is not asked for, frames are told apart.
+    #[test]
+    fn what_is_skipped_has_no_pieces_and_is_not_checked() {
+        let rules = Rules {
+            payload: Payload::Skipped,
+            ..compressed(CLIENT)
+        };
+        let list: [(u8, &[u8]); 6] = [
+            (0xc1, b"\xff\xff"),
+            (0x41, &[0xff; 200]),
+            (0x89, b"hi"),
+            (0x80, b"\xff"),
+            (0x81, b"\xff"),
+            (0x88, b"\x03\xe8"),
+        ];
+        let bytes = frames(&list, rules);
+        let expected = [
+            Input::Ping(Bytes::from_static(b"hi")),
+            Input::Close(Bytes::from_static(b"\x03\xe8")),
+        ];
+        for step in [1, 2, 7, bytes.len()] {
+            assert_eq!(read(&bytes, rules, step).as_deref(), Ok(&expected[..]));
+        }
+        let interrupted = frames(&[(0x01, b"a"), (0x81, b"b")], rules);
+        assert_eq!(read(&interrupted, rules, 3), Err(FrameError::Interrupted));
+    }
+
+    #[test]
+    fn what_is_skipped_is_not_inflated() {
+        let heard = compressed(CLIENT);
+        let skipped = Rules {
+            payload: Payload::Skipped,
+            ..heard
+        };
+        let content = vec![0; 1_000_000];
+        let small = heard.deflate.unwrap().compress(&content).unwrap();
+        let bytes = frame(0xc2, &small, CLIENT);
+        // It begins while somebody hears it, or when nobody does any more.
+        for begun in [0, 3, 500] {
+            let mut decoder = Decoder::default();
+            let (mut first, rest) = bytes.split_at(begun);
+            while decoder.decode(&mut first, heard).unwrap().is_some() {}
+            let (mut more, mut last) = rest.split_at(rest.len() - 1);
+            assert_eq!(decoder.decode(&mut more, skipped), Ok(None));
+            let message = decoder.message.as_ref().unwrap();
+            assert!(message.inflater.is_none(), "behind {begun} bytes");
+            assert_eq!(message.payload.capacity(), 0);
+            assert_eq!(decoder.decode(&mut last, skipped), Ok(None));
+            assert!(decoder.is_idle() && last.is_empty());
         }
     }
 

@@ -32,6 +32,16 @@ pub(crate) struct Rules {
     pub(crate) masking: Masking,
     /// Set if messages may be compressed.
     pub(crate) deflate: Option<Deflate>,
+    pub(crate) payload: Payload,
+}
+
+/// What becomes of the content of messages. That of control frames always counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// It comes in pieces.
+    Heard,
+    /// Nobody wants it, now or later: it is neither inflated nor checked, and there are no pieces.
+    Skipped,
 }
 
 /// Whether a peer's frames are masked; RFC 6455 §5.1.

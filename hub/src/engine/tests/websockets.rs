@@ -10,7 +10,7 @@ use super::*;
 use crate::engine::connections::Connection;
 use crate::engine::websocket::{OriginStart, WebSocket, WebSocketStart};
 use crate::exchange::ExchangeError;
-use crate::frames::{self, Decoder, Deflate, Input, Mask, Masking, Piece, Place, Rules};
+use crate::frames::{self, Decoder, Deflate, Input, Mask, Masking, Payload, Piece, Place, Rules};
 use crate::handshake::{Handshake, Offer, Shake, Trust};
 use crate::routes::Security;
 use crate::upstream::SendError;
@@ -45,12 +45,31 @@ fn grip() -> Option<Extension> {
     Extension::accepted(&headers)
 }
 
+/// Ten megabytes of zeros, compressed and masked.
+fn bomb() -> Bytes {
+    let deflate = Deflate::with_window_bits(15).unwrap();
+    let small = deflate.compress(&vec![0; 10_000_000]).unwrap();
+    let mut frame = frames::message(WsMessageKind::Text, &small, KEY).to_vec();
+    frame[0] |= 0x40;
+    frame.into()
+}
+
 impl Bench {
     fn websocket_as(
         &mut self,
         route: &str,
         extension: Option<Extension>,
         origin: OriginStart,
+    ) -> ConnectionKey {
+        self.websocket_with(route, extension, origin, None)
+    }
+
+    fn websocket_with(
+        &mut self,
+        route: &str,
+        extension: Option<Extension>,
+        origin: OriginStart,
+        deflate: Option<Deflate>,
     ) -> ConnectionKey {
         let handshake = handshake(route);
         let implicit = handshake.target().subscribe.clone();
@@ -59,7 +78,7 @@ impl Bench {
             handshake,
             origin,
             extension,
-            deflate: None::<Deflate>,
+            deflate,
         }));
         let hold = Hold {
             kind,
@@ -178,6 +197,7 @@ fn decoded(bytes: &[u8], masking: Masking) -> Vec<String> {
     let rules = Rules {
         masking,
         deflate: None,
+        payload: Payload::Heard,
     };
     let mut decoder = Decoder::default();
     let mut input = bytes;
@@ -509,6 +529,65 @@ fn a_detached_client_stays_and_is_answered_by_the_hub() {
     assert_eq!(bench.engine.len(), 0);
 }
 
+/// Looking at it would cost the hub much, and the client nothing.
+#[test]
+fn what_a_client_says_to_nobody_is_not_looked_at() {
+    let mut bench = Bench::new();
+    let no_text = frames::message(WsMessageKind::Text, b"\xff", KEY);
+    let key = bench.websocket(DETACH);
+    bench.outputs();
+    bench.sends(key, &no_text);
+    bench.sends(key, &frames::message(WsMessageKind::Ping, b"p", KEY));
+    assert_eq!(bench.frames(key), ["Pong p"]);
+    let key = bench.websocket("");
+    bench.engine.drain();
+    bench.engine.drain_some(10, bench.now);
+    assert_eq!(bench.frames(key), ["Close 1001"]);
+    bench.sends(key, &no_text);
+    bench.closes(key, b"");
+    assert_eq!(bench.frames(key), ["end"]);
+    bench.check_count(|counters| &counters.websocket_errors, 0);
+}
+
+#[test]
+fn what_was_to_be_a_message_is_dropped_when_its_origin_leaves() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.refresh(key);
+    bench.sends(key, &frames::piece(&of_text(Place::First, "one"), KEY));
+    bench.answer(key, DETACH);
+    bench.sends(key, &frames::piece(&of_text(Place::Middle, "\u{ff}"), KEY));
+    bench.sends(key, &frames::piece(&of_text(Place::Last, "two"), KEY));
+    assert_eq!(bench.outputs(), [r"exchange CLOSE\r\n"]);
+    bench.answer(key, "CLOSE\r\n");
+    bench.is_at_rest(key, true);
+    assert_eq!(bench.frames(key), [""; 0]);
+}
+
+/// What comes out counts, not only what goes in.
+#[test]
+fn a_bomb_is_inflated_no_further_than_there_is_room() {
+    let mut bench = Bench::new();
+    let deflate = Deflate::with_window_bits(15);
+    let over_http = OriginStart::OverHttp {
+        fields: fields(&[]),
+        events: Vec::new(),
+    };
+    let key = bench.websocket_with("* a:1,over_http", grip(), over_http, deflate);
+    bench.sends(key, &bomb());
+    assert_eq!(bench.frames(key), ["Close 1009 message too large", "end"]);
+    let key = bench.websocket_with("* a:1", grip(), OriginStart::Native, deflate);
+    let flow = bench.engine.handle_input(key, &bomb(), bench.now);
+    assert_eq!(flow, Flow::Stopped);
+    let pending = |bench: &mut Bench| bench.engine.origin_outbox(key).unwrap().pending_bytes();
+    assert!(pending(&mut bench) < 200_000);
+    // With each write there is room for as much again.
+    let outbox = bench.engine.origin_outbox(key).unwrap();
+    while outbox.pop().is_some() {}
+    bench.engine.handle_origin_written(key);
+    assert!((1..200_000).contains(&pending(&mut bench)));
+}
+
 #[test]
 fn delayed_messages_and_keep_alives_come_in_time() {
     let mut bench = Bench::new();
@@ -636,13 +715,16 @@ fn a_native_origin_that_does_not_answer_a_close_is_left() {
     assert_eq!(bench.engine.len(), 0);
 }
 
-fn piece(place: Place, text: &str) -> Bytes {
-    let piece = Piece {
+fn of_text(place: Place, text: &str) -> Piece {
+    Piece {
         kind: frames::MessageKind::Text,
         place,
         bytes: Bytes::copy_from_slice(text.as_bytes()),
-    };
-    frames::piece(&piece, Mask::None)
+    }
+}
+
+fn piece(place: Place, text: &str) -> Bytes {
+    frames::piece(&of_text(place, text), Mask::None)
 }
 
 fn whole(text: &str) -> Bytes {

@@ -8,10 +8,12 @@ use grip::websocket::close::Close;
 use grip::websocket::event::Event;
 use grip::websocket::over_http::BUFFER;
 
-use super::{CLOSING, Flow, MUCH, Origin, Talk};
+use super::{CLOSING, Flow, MUCH, Origin, Talk, WebSocket};
 use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Output};
-use crate::frames::{self, Decoder, Input, Mask, Masking, MessageKind, Piece, Place, Rules};
+use crate::frames::{
+    self, Decoder, Input, Mask, Masking, MessageKind, Payload, Piece, Place, Rules,
+};
 use crate::mailbox::ConnectionKey;
 
 /// What is incomplete of the client's bytes.
@@ -44,14 +46,13 @@ impl Engine {
         let Some(socket) = self.websocket(key) else {
             return Flow::Going;
         };
-        let rules = Rules {
-            masking: Masking::Required,
-            deflate: socket.deflate,
-        };
         // Most input is whole frames; those need no memory of their own in between.
         let own = socket.take_incoming();
         let mut incoming = own.or_else(|| self.spare.take()).unwrap_or_default();
-        while self.talk(key).is_some_and(Talk::hears) {
+        while let Some(rules) = self.rules(key) {
+            if rules.payload == Payload::Skipped {
+                incoming.message = BytesMut::new();
+            }
             match incoming.decoder.decode(&mut input, rules) {
                 Ok(None) => break,
                 Ok(Some(found)) => {
@@ -80,6 +81,16 @@ impl Engine {
             socket.work().incoming = Some(incoming);
         }
         self.check_flow(key, assembled)
+    }
+
+    /// What the client's frames must be like; `None` if they are of no interest any more.
+    fn rules(&mut self, key: ConnectionKey) -> Option<Rules> {
+        let socket = self.websocket(key)?;
+        socket.talk.hears().then(|| Rules {
+            masking: Masking::Required,
+            deflate: socket.deflate,
+            payload: socket.payload(),
+        })
     }
 
     /// Whether there is room for more of the client's messages.
@@ -298,6 +309,16 @@ impl Engine {
         }
         self.send_close(key, Some(&close), now);
         self.end_client(key, now);
+    }
+}
+
+impl WebSocket {
+    /// Whether anybody wants what the client's messages say. Who does not will never again.
+    fn payload(&self) -> Payload {
+        match (self.talk, &self.origin) {
+            (Talk::Open, Origin::OverHttp(_) | Origin::Native(_) | Origin::Test) => Payload::Heard,
+            _ => Payload::Skipped,
+        }
     }
 }
 

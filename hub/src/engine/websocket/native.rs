@@ -13,7 +13,9 @@ use super::origin::read;
 use super::{Flow, MUCH, Origin, Talk};
 use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Outbox, Output};
-use crate::frames::{self, Decoder, Input, Mask, Masking, MessageKind, Piece, Place, Rules};
+use crate::frames::{
+    self, Decoder, Input, Mask, Masking, MessageKind, Payload, Piece, Place, Rules,
+};
 use crate::mailbox::ConnectionKey;
 
 /// Bytes that may wait for the origin before its client is stopped.
@@ -152,6 +154,7 @@ impl Engine {
         let rules = Rules {
             masking: Masking::Forbidden,
             deflate: None,
+            payload: Payload::Heard,
         };
         while let Some(native) = self.native(key) {
             match native.decoder.decode(&mut input, rules) {

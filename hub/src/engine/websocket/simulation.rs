@@ -21,7 +21,9 @@ use crate::engine::connections::{Lane, Phase};
 use crate::engine::{AfterHold, Budget, Engine, ErrandKind, Hold, HoldKind, Outbox, Output, Slot};
 use crate::errand::News;
 use crate::exchange::ExchangeError;
-use crate::frames::{self, Decoder, Deflate, Input, Masking, MessageKind, Piece, Place, Rules};
+use crate::frames::{
+    self, Decoder, Deflate, Input, Masking, MessageKind, Payload, Piece, Place, Rules,
+};
 use crate::handshake::{Handshake, Offer, Shake, Trust};
 use crate::mailbox::{Sequence, Sequenced};
 use crate::routes::{self, Security};
@@ -810,6 +812,7 @@ impl Socket {
         let rules = Rules {
             masking: Masking::Forbidden,
             deflate: self.deflate,
+            payload: Payload::Heard,
         };
         loop {
             let input = match self.client.decoder.decode(&mut bytes, rules) {
@@ -871,6 +874,7 @@ impl Side {
         let rules = Rules {
             masking: Masking::Required,
             deflate: None,
+            payload: Payload::Heard,
         };
         loop {
             match self.decoder.decode(&mut bytes, rules) {
