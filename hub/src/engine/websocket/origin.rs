@@ -33,7 +33,6 @@ impl Engine {
             front.care = Care::AfterWrite;
             return Turn::OfClient;
         }
-        let handshake = socket.handshake.clone();
         let Some(over_http) = socket.over_http() else {
             return Turn::Other;
         };
@@ -44,6 +43,8 @@ impl Engine {
         for (name, value) in over_http.meta() {
             meta.append(name.clone(), value.clone());
         }
+        // All shards share what is in it: a count that is touched without need costs all of them.
+        let handshake = socket.handshake.clone();
         self.counters.websocket_exchanges.increment();
         self.outputs.push_back(Output::Exchange {
             connection: key,
