@@ -822,6 +822,15 @@ fn the_test_origin_sends_back_what_comes() {
     assert_eq!(bench.frames(key), ["Text x"]);
 }
 
+#[test]
+fn an_attach_that_no_channel_waits_for_takes_no_memory() {
+    let mut bench = Bench::new();
+    let key = bench.websocket("");
+    bench.is_at_rest(key, true);
+    bench.attach(key);
+    bench.is_at_rest(key, true);
+}
+
 /// A client says which channels: it may say one twice.
 #[test]
 fn a_channel_of_the_test_origin_is_joined_once() {

@@ -197,7 +197,8 @@ impl Engine {
         let Some(socket) = self.websocket(key) else {
             return;
         };
-        let Some(joined) = socket.work().joining.pop_front() else {
+        let work = socket.work.as_mut();
+        let Some(joined) = work.and_then(|work| work.joining.pop_front()) else {
             return;
         };
         socket.rest();
