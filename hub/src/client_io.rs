@@ -30,6 +30,8 @@ pub(crate) struct Gate {
     is_buffered: Cell<bool>,
     is_dirty: Cell<bool>,
     has_refused: Cell<bool>,
+    /// Bytes that the socket has taken.
+    taken: Cell<u64>,
 }
 
 impl Gate {
@@ -55,6 +57,18 @@ impl Gate {
     /// Whether hyper tried to refuse a request by itself.
     pub(crate) fn has_refused(&self) -> bool {
         self.has_refused.get()
+    }
+
+    /// Bytes that the socket has taken so far: while there are more and more, the client reads.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.get()
+    }
+
+    /// The socket took these bytes, if any.
+    pub(crate) fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = written {
+            self.taken.set(self.taken.get() + *count as u64);
+        }
     }
 
     fn admits_write(&self) -> bool {
@@ -168,7 +182,9 @@ impl AsyncWrite for ClientIo {
             return Poll::Ready(Ok(bytes.len()));
         }
         self.gate.is_dirty.set(true);
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.gate.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -180,7 +196,9 @@ impl AsyncWrite for ClientIo {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         self.gate.is_dirty.set(true);
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.gate.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -20,6 +20,7 @@ use http_body::Frame;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::client_io::Gate;
 use crate::engine::Outbox;
 use crate::errand::Again;
 use crate::lease::Lease;
@@ -32,6 +33,39 @@ const PATIENCE: Duration = Duration::from_mins(1);
 tokio::task_local! {
     /// What this task of hyper's writes, if that is a pipe.
     static PIPE: OnceCell<Rc<Pipe>>;
+}
+
+/// What the tasks of one HTTP/2 connection share.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    gate: Rc<Gate>,
+    stuck: Notify,
+}
+
+impl Connection {
+    /// One whose socket is written through this gate.
+    pub(crate) fn new(gate: Rc<Gate>) -> Self {
+        Self {
+            gate,
+            stuck: Notify::new(),
+        }
+    }
+
+    /// Waits until the connection takes no more, not even the end of a stream.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn stuck(&self) {
+        self.stuck.notified().await;
+    }
+
+    /// Waits until nothing was taken for a minute.
+    async fn stands_still(&self) {
+        let mut taken = None;
+        while taken != Some(self.gate.taken()) {
+            taken = Some(self.gate.taken());
+            tokio::time::sleep(PATIENCE).await;
+        }
+    }
 }
 
 /// What happened at hyper's end.
@@ -79,10 +113,10 @@ impl Drop for Piece {
 
 /// Runs a task of hyper's. If that is for a pipe, it ends when the pipe is given up, or when its
 /// client has not read its end in a minute; that resets the stream. If hyper has something of the
-/// pipe even a minute later, nothing can be written, and the connection is `stuck`.
+/// pipe even then, and nothing can be written for a minute, the connection is stuck.
 pub(crate) fn watched(
     task: impl Future<Output = ()>,
-    stuck: Rc<Notify>,
+    connection: Rc<Connection>,
 ) -> impl Future<Output = ()> {
     // Boxed, because it would be there twice.
     let mut task = Box::pin(task);
@@ -97,11 +131,9 @@ pub(crate) fn watched(
             return;
         };
         let written = poll_fn(|context| pipe.poll_written(context));
-        if Box::pin(tokio::time::timeout(PATIENCE, written))
-            .await
-            .is_err()
-        {
-            stuck.notify_one();
+        tokio::select! {
+            () = written => {}
+            () = Box::pin(connection.stands_still()) => connection.stuck.notify_one(),
         }
     })
 }
@@ -339,7 +371,8 @@ impl Pipes {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::pin::pin;
+    use std::io;
+    use std::pin::{Pin, pin};
 
     use http_body_util::{BodyExt as _, Empty};
     use hyper::body::Incoming;
@@ -347,7 +380,10 @@ mod tests {
     use hyper::service::service_fn;
     use hyper::{Request, Response, client, server};
     use hyper_util::rt::TokioIo;
-    use tokio::io::duplex;
+    use tokio::io::{
+        AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf,
+        duplex, split,
+    };
     use tokio::task::{LocalSet, spawn_local};
     use tokio::time::{Instant, timeout};
 
@@ -361,8 +397,57 @@ mod tests {
     /// Less than what is written.
     const WINDOW: u32 = 1000;
 
+    /// A server's end that says what is taken.
+    struct Gated(DuplexStream, Rc<Gate>);
+
+    impl AsyncRead for Gated {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Gated {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let written = Pin::new(&mut self.0).poll_write(context, bytes);
+            self.1.wrote(&written);
+            written
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    /// Gives the client a few bytes every second.
+    async fn relay_slowly(server: DuplexStream, client: DuplexStream) {
+        let (mut from_server, mut to_server) = split(server);
+        let (mut from_client, mut to_client) = split(client);
+        spawn_local(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+        let mut buffer = [0; 100];
+        loop {
+            let count = from_server.read(&mut buffer).await.unwrap();
+            to_client.write_all(&buffer[..count]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     #[derive(Debug, Clone)]
-    struct Watching(Rc<Notify>);
+    struct Watching(Rc<Connection>);
 
     impl<F: Future<Output = ()> + 'static> Executor<F> for Watching {
         fn execute(&self, task: F) {
@@ -392,7 +477,7 @@ mod tests {
         pipes: Pipes,
         pipe: std::rc::Weak<Pipe>,
         body: Incoming,
-        stuck: Rc<Notify>,
+        connection: Rc<Connection>,
         /// Has the client neither read nor write any more.
         sleep: Rc<Notify>,
         _requests: client::conn::http2::SendRequest<Empty<Bytes>>,
@@ -401,7 +486,14 @@ mod tests {
     impl Setting {
         /// `room` bytes fit between server and client, and `window` may be under way to it.
         async fn new(room: usize, window: u32) -> Self {
-            let stuck = Rc::new(Notify::new());
+            let (near, far) = duplex(room);
+            Self::over(near, far, window).await
+        }
+
+        /// The same, `far` being the client's end.
+        async fn over(near: DuplexStream, far: DuplexStream, window: u32) -> Self {
+            let gate = Rc::new(Gate::open());
+            let shared = Rc::new(Connection::new(Rc::clone(&gate)));
             let (events, _) = mpsc::unbounded_channel();
             let (opened, pipe) = oneshot::channel();
             let opened = std::cell::Cell::new(Some(opened));
@@ -411,9 +503,9 @@ mod tests {
                 opened.send(pipe).expect("the test waits");
                 async { Ok::<_, Infallible>(Response::new(ResponseBody::Held(body))) }
             });
-            let (near, far) = duplex(room);
-            let builder = server::conn::http2::Builder::new(Watching(Rc::clone(&stuck)));
-            spawn_local(builder.serve_connection(TokioIo::new(near), service));
+            let builder = server::conn::http2::Builder::new(Watching(Rc::clone(&shared)));
+            let near = TokioIo::new(Gated(near, gate));
+            spawn_local(builder.serve_connection(near, service));
             let sleep = Rc::new(Notify::new());
             let sleeper = Sleeper(Rc::clone(&sleep));
             let (mut requests, connection) = client::conn::http2::Builder::new(sleeper)
@@ -431,7 +523,7 @@ mod tests {
                 pipes,
                 pipe: Rc::downgrade(&pipe),
                 body: response.into_body(),
-                stuck,
+                connection: shared,
                 sleep,
                 _requests: requests,
             }
@@ -533,10 +625,30 @@ mod tests {
             settle().await;
             setting.pipes.give_up(KEY);
             let begin = Instant::now();
-            timeout(2 * PATIENCE, setting.stuck.notified())
+            timeout(2 * PATIENCE, setting.connection.stuck())
                 .await
                 .unwrap();
             assert_eq!(begin.elapsed(), PATIENCE);
+        });
+    }
+
+    #[test]
+    fn a_connection_that_moves_slowly_is_not_stuck() {
+        run(async {
+            let (near, middle) = duplex(500);
+            let (other_middle, far) = duplex(500);
+            spawn_local(relay_slowly(middle, other_middle));
+            let mut setting = Setting::over(near, far, 100_000).await;
+            setting.write(50_000);
+            settle().await;
+            setting.pipes.give_up(KEY);
+            let begin = Instant::now();
+            let connection = Rc::clone(&setting.connection);
+            tokio::select! {
+                (_, is_complete) = setting.read() => assert!(!is_complete),
+                () = connection.stuck() => panic!("stuck after {:?}", begin.elapsed()),
+            }
+            assert!(begin.elapsed() > 2 * PATIENCE);
         });
     }
 }

@@ -18,13 +18,13 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::{Connection, Handover};
 use crate::client_io::{ClientIo, Gate};
 use crate::errand::Again;
 use crate::life::draining;
-use crate::pipe::{Pipe, PipeEvent, Verdict, Wait, watched};
+use crate::pipe::{self, Pipe, PipeEvent, Verdict, Wait, watched};
 use crate::proxy::{ClientRequest, Content, Held, Original, Outcome, Proxy, ResponseBody, respond};
 use crate::wire::{Wire, WireEvent};
 
@@ -36,17 +36,14 @@ const PING_AFTER: Duration = Duration::from_mins(2);
 
 /// Runs hyper's tasks on the shard's thread.
 #[derive(Debug, Clone)]
-struct LocalExecutor {
-    /// Told when the connection takes no more, not even the end of a stream.
-    stuck: Rc<Notify>,
-}
+struct LocalExecutor(Rc<pipe::Connection>);
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(watched(future, Rc::clone(&self.stuck)));
+        tokio::task::spawn_local(watched(future, Rc::clone(&self.0)));
     }
 }
 
@@ -69,10 +66,9 @@ impl Connection {
     /// Serves requests until the connection ends; held streams are part of it.
     pub(super) async fn serve_http2(mut self) {
         let limits = &self.proxy.config().limits;
-        let stuck = Rc::new(Notify::new());
-        let mut builder = http2::Builder::new(LocalExecutor {
-            stuck: Rc::clone(&stuck),
-        });
+        let gate = Rc::new(Gate::open());
+        let shared = Rc::new(pipe::Connection::new(Rc::clone(&gate)));
+        let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(&shared)));
         builder
             .auto_date_header(false)
             // For WebSockets; RFC 8441 §3.
@@ -93,7 +89,7 @@ impl Connection {
             wire_events: self.wire_events,
         };
         let service = service_fn(move |request| Box::pin(service.clone().answer(request)));
-        let io = ClientIo::new(self.stream, self.input, Rc::new(Gate::open()));
+        let io = ClientIo::new(self.stream, self.input, gate);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let served = async {
             tokio::select! {
@@ -108,7 +104,7 @@ impl Connection {
             result = served => if let Err(error) = result {
                 tracing::debug!(%error, "client connection failed");
             },
-            () = stuck.notified() => tracing::debug!("client connection is stuck"),
+            () = shared.stuck() => tracing::debug!("client connection is stuck"),
         }
     }
 }
