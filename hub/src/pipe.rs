@@ -4,9 +4,11 @@
 //! request its answer through a [`Wait`]. Both tell the shard when the client is gone.
 //!
 //! While a client's window is shut, hyper does not look at the body, and does not notice that the
-//! hub has given it up; so hyper's tasks are [`watched`].
+//! hub has given it up; so hyper's tasks are [`watched`]. The same goes for streams that are carried
+//! as a wire, which hyper writes in a task of their own.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,9 +33,24 @@ use crate::outflow::{Ending, GivenUp, Outflow};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 tokio::task_local! {
-    /// What this task of hyper's writes, if that is a pipe.
-    static PIPE: OnceCell<Rc<Pipe>>;
+    /// What this task of hyper's is for.
+    static STREAM: Stream;
 }
+
+#[derive(Default)]
+struct Stream {
+    /// What is written, if that is a pipe.
+    pipe: OnceCell<Rc<Pipe>>,
+    /// For the task that goes on with the stream, if it is carried.
+    carried: Cell<Option<Carried>>,
+}
+
+/// Ends when the [`Carrying`] is dropped.
+type Carried = oneshot::Receiver<Infallible>;
+
+/// Kept by who carries the bytes of a stream. Dropped before all of them are written, the stream is
+/// reset.
+pub(crate) type Carrying = oneshot::Sender<Infallible>;
 
 /// What the tasks of one HTTP/2 connection share.
 #[derive(Debug)]
@@ -114,17 +131,24 @@ impl Drop for Piece {
 /// Runs a task of hyper's. If that is for a pipe, it ends when the pipe is given up, or when its
 /// client has not read its end in a minute; that resets the stream. If hyper has something of the
 /// pipe even then, and nothing can be written for a minute, the connection is stuck.
+///
+/// A task that goes on with a carried stream ends when nobody carries it any more.
 pub(crate) fn watched(
     task: impl Future<Output = ()>,
     connection: Rc<Connection>,
 ) -> impl Future<Output = ()> {
+    // Begun by the task that the stream has had so far.
+    let carried = STREAM.try_with(|stream| stream.carried.take());
+    let carried = carried.ok().flatten();
     // Boxed, because it would be there twice.
     let mut task = Box::pin(task);
-    PIPE.scope(OnceCell::new(), async move {
+    STREAM.scope(Stream::default(), async move {
         let pipe = tokio::select! {
+            // The task first, because it may only have to be told of the end.
             biased;
-            () = task.as_mut() => PIPE.with(|pipe| pipe.get().cloned()),
+            () = task.as_mut() => STREAM.with(|stream| stream.pipe.get().cloned()),
             pipe = overdue() => Some(pipe),
+            () = left(carried) => None,
         };
         drop(task);
         let Some(pipe) = pipe.filter(|pipe| !pipe.is_written()) else {
@@ -138,13 +162,30 @@ pub(crate) fn watched(
     })
 }
 
+/// Has the running task's stream carried: it is reset if what this returns is dropped too early.
+/// To be called before hyper goes on with the stream.
+pub(crate) fn carry() -> Carrying {
+    let (carrying, carried) = oneshot::channel();
+    // Fails in a task that is not watched.
+    let _ = STREAM.try_with(|stream| stream.carried.set(Some(carried)));
+    carrying
+}
+
+/// Waits until nobody carries the stream; for ever if nobody was to.
+async fn left(carried: Option<Carried>) {
+    match carried {
+        Some(carried) => drop(carried.await),
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits until the running task's pipe has nothing more to wait for. Not to be waited for before
 /// the task has run.
 async fn overdue() -> Rc<Pipe> {
     let ended = poll_fn(|context| {
-        PIPE.with(|pipe| {
-            pipe.get()
-                .map_or(Poll::Pending, |pipe| pipe.poll_ended(context))
+        STREAM.with(|stream| {
+            let pipe = stream.pipe.get();
+            pipe.map_or(Poll::Pending, |pipe| pipe.poll_ended(context))
         })
     });
     let pipe = ended.await;
@@ -216,8 +257,8 @@ impl HeldBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
         // Fails in a task that is not watched.
-        let _ = PIPE.try_with(|pipe| {
-            pipe.get_or_init(|| Rc::clone(&self.0));
+        let _ = STREAM.try_with(|stream| {
+            stream.pipe.get_or_init(|| Rc::clone(&self.0));
         });
         let Pipe { outflow, lease, .. } = &*self.0;
         if let Some(piece) = outflow.pop() {
@@ -370,7 +411,6 @@ impl Pipes {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::io;
     use std::pin::{Pin, pin};
 
@@ -496,7 +536,7 @@ mod tests {
             let shared = Rc::new(Connection::new(Rc::clone(&gate)));
             let (events, _) = mpsc::unbounded_channel();
             let (opened, pipe) = oneshot::channel();
-            let opened = std::cell::Cell::new(Some(opened));
+            let opened = Cell::new(Some(opened));
             let service = service_fn(move |_: Request<Incoming>| {
                 let (pipe, body) = Pipe::new(events.clone());
                 let opened = opened.take().expect("one request");

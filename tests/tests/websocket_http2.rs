@@ -5,6 +5,7 @@ use e2e::http2::Http2;
 use e2e::hub::Hub;
 use e2e::origin::{Answer, Origin};
 use e2e::routes::RoutesFile;
+use serde_json::json;
 
 const CLOSE: &[u8] = b"\x88\x02\x03\xe8";
 
@@ -77,6 +78,36 @@ async fn bytes_wait_for_a_client_that_reads_late() {
         socket.receives_bytes(b"\x82\x7e\x27\x10").await;
         assert_eq!(socket.read_bytes(10_000).await, [7; 10_000]);
     }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_dropped_and_its_stream_reset() {
+    let routes = RoutesFile::new(&["* test"]);
+    let mut config = routes.config();
+    config.limits.pending_bytes = Some(100_000);
+    config.limits.publish_bytes = Some(100_000);
+    let hub = Hub::start_with(&config);
+    let mut client = Http2::connect(hub.addr()).await;
+    let mut slow = client.websocket("/ws", &[]).await;
+    let mut quick = client.websocket("/ws", &[]).await;
+    hub.until_subscribers("test", 2).await;
+    // More than windows and buffers hold together.
+    let content = "x".repeat(50_000);
+    let formats = json!({"ws-message": {"content": content}});
+    for _ in 0..200 {
+        let items = json!([{"channel": "test", "formats": formats}]);
+        hub.publish(items).await;
+        quick.read_bytes(4 + content.len()).await;
+        if hub.metric("gripline_slow_consumers_total").await == 1 {
+            break;
+        }
+    }
+    hub.until_metric("gripline_slow_consumers_total", 1).await;
+    // It would be too late if the hub waited for it to read.
+    slow.is_reset().await;
+    slow.breaks_off().await;
+    quick.send_bytes(&masked(0x81, b"after"));
+    quick.receives_bytes(b"\x81\x05after").await;
 }
 
 #[tokio::test]

@@ -192,7 +192,9 @@ impl Service {
         if begun.begun().await.is_err() {
             return unavailable();
         }
+        let carrying = pipe::carry();
         tokio::task::spawn_local(async move {
+            let _carrying = carrying;
             // There once hyper has sent the head. If that fails, the carrier is dropped and tells.
             match tunnel.await {
                 Ok(io) => carrier.carry(TokioIo::new(io)).await,
