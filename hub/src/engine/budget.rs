@@ -39,6 +39,19 @@ impl Budget {
         self.each.min(left / SHARE)
     }
 
+    /// Bytes that may wait for one whose client is not known to be slow: others have to share before
+    /// it has.
+    pub(super) fn own_limit(&self) -> usize {
+        if self.excess() > 0 { 0 } else { self.each }
+    }
+
+    /// Bytes that wait beyond what may wait for all.
+    pub(super) fn excess(&self) -> usize {
+        self.waiting
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.total)
+    }
+
     /// What waits for a connection has changed.
     pub(super) fn count(&self, before: usize, after: usize) {
         if after > before {

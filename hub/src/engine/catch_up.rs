@@ -169,11 +169,11 @@ impl Engine {
 
     /// Whether what a connection has missed has to wait until its client has read more.
     pub(super) fn awaits_client(&mut self, key: ConnectionKey, now: Instant) -> bool {
-        let limit = self.budget.limit();
         let Some(connection) = self.connections.get(key) else {
             return false;
         };
-        let has_much = connection.outbox.pending_bytes() > MUCH.min(limit / 2);
+        let limit = connection.limit(&self.budget);
+        let has_much = connection.pending_bytes() > MUCH.min(limit / 2);
         let wanted = connection.session.as_ref().and_then(|it| it.wanted_room);
         let has_room = wanted.is_none_or(|bytes| connection.has_room(bytes, limit));
         let slow = connection.slow;
@@ -195,11 +195,11 @@ impl Engine {
 
     /// The client has read something: what waited for that goes on.
     pub(super) fn go_on_after_write(&mut self, key: ConnectionKey, now: Instant) {
-        let limit = self.budget.limit();
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let has_little = connection.outbox.pending_bytes() <= MUCH.min(limit / 2) / 2;
+        let limit = connection.limit(&self.budget);
+        let has_little = connection.pending_bytes() <= MUCH.min(limit / 2) / 2;
         if has_little && self.session(key).is_some_and(|it| it.waits_for_client()) {
             self.go_on(key, now);
         }

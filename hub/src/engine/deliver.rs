@@ -132,8 +132,8 @@ impl Engine {
     fn process(&mut self, key: ConnectionKey, pending: Pending, now: Instant) {
         let sequenced = &pending.sequenced;
         let item = &sequenced.item;
-        let limit = self.budget.limit();
         let (_, connection) = self.connections.live(key.index);
+        let limit = connection.limit(&self.budget);
         let word = Word::of(&connection.phase, item);
         let content = word.as_ref().map_or(Bytes::new(), Word::content);
         let has_room = connection.has_room(content.len(), limit);

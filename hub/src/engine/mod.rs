@@ -697,10 +697,15 @@ impl Engine {
         if let Some(connection) = self.connections.get(key) {
             let before = connection.outbox.note_left(waiting);
             let after = connection.outbox.left();
-            self.budget.count(before, after);
-            self.pending_bytes = self.pending_bytes - before + after;
-            self.counters.pending_bytes.set(self.pending_bytes as u64);
+            self.recount(before, after);
         }
+    }
+
+    /// What waits for a client has changed.
+    fn recount(&mut self, before: usize, after: usize) {
+        self.budget.count(before, after);
+        self.pending_bytes = self.pending_bytes - before + after;
+        self.counters.pending_bytes.set(self.pending_bytes as u64);
     }
 
     /// Forgets a connection and says in which phase it was.
@@ -821,11 +826,61 @@ impl Connection {
     /// Whether so many more bytes may wait. Who has taken all that was written keeps up, however
     /// much is to be written now.
     fn has_room(&self, bytes: usize, limit: usize) -> bool {
-        if self.outbox.left() == 0 {
+        if self.outbox.left() == 0 && self.waiting().is_none_or(Outbox::is_empty) {
             return true;
         }
-        let total = self.outbox.pending_bytes() + bytes;
+        let total = self.pending_bytes() + bytes;
         total <= limit || total <= limit + self.allowance()
+    }
+
+    /// Bytes that may wait for it. A client that reads is not slow because its origin is.
+    fn limit(&self, budget: &Budget) -> usize {
+        let reads = self.outbox.left() == 0 && self.is_amid_message();
+        if reads && self.slow == SlowClients::Disconnect {
+            budget.own_limit()
+        } else {
+            budget.limit()
+        }
+    }
+
+    /// Whether items wait for the end of a message.
+    fn is_amid_message(&self) -> bool {
+        matches!(&self.phase, Phase::WebSocket(front, _) if front.lane == Lane::Busy)
+    }
+
+    /// What waits for the end of the message that is under way, if one is.
+    fn waiting(&self) -> Option<&Outbox> {
+        match &self.phase {
+            Phase::WebSocket(front, socket) if front.lane == Lane::Busy => socket.waiting(),
+            _ => None,
+        }
+    }
+
+    /// Where items go: behind the message that is under way, if one is.
+    fn queue(&mut self) -> &mut Outbox {
+        match &mut self.phase {
+            Phase::WebSocket(front, socket) if front.lane == Lane::Busy => {
+                socket.waiting_mut().unwrap_or(&mut self.outbox)
+            }
+            _ => &mut self.outbox,
+        }
+    }
+
+    /// Bytes that wait for its client.
+    fn pending_bytes(&self) -> usize {
+        self.outbox.pending_bytes() + self.waiting().map_or(0, Outbox::pending_bytes)
+    }
+
+    /// Leaves out the oldest items until at most so many bytes wait, as far as there are any; says
+    /// how many.
+    fn drop_items(&mut self, allowed: usize) -> u64 {
+        let waiting = self.waiting().map_or(0, Outbox::pending_bytes);
+        let mut dropped = self.outbox.drop_items(allowed.saturating_sub(waiting));
+        if waiting > 0 {
+            let allowed = allowed.saturating_sub(self.outbox.pending_bytes());
+            dropped += self.queue().drop_items(allowed);
+        }
+        dropped
     }
 
     /// Makes room for an item of so many bytes, as it is to be made for slow clients.
@@ -838,9 +893,9 @@ impl Connection {
             // More than need be, so that not every item looks through the whole outbox.
             SlowClients::DropOldest => {
                 let allowed = (limit + self.allowance()) / 4 * 3;
-                self.outbox.drop_items(allowed.saturating_sub(bytes))
+                self.drop_items(allowed.saturating_sub(bytes))
             }
-            SlowClients::LatestOnly => self.outbox.drop_items(0),
+            SlowClients::LatestOnly => self.drop_items(0),
         };
         counters.dropped_items.add(dropped);
         Room::Some
@@ -858,12 +913,12 @@ impl Connection {
         let session = self.session.as_ref();
         let is_checked = session.is_some_and(|it| it.checks(&sequenced.item.channel));
         if is_checked && self.slow != SlowClients::Disconnect {
-            self.outbox.push(bytes);
+            self.queue().push(bytes);
             return Room::Some;
         }
         let room = self.make_room(bytes.len(), limit, counters);
         if room == Room::Some {
-            self.outbox.push_items(bytes, 1);
+            self.queue().push_items(bytes, 1);
         }
         room
     }

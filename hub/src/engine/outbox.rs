@@ -76,6 +76,13 @@ impl Outbox {
         };
     }
 
+    /// Appends all that waits in `other`.
+    pub(crate) fn take_from(&mut self, other: &mut Self) {
+        while let Some(piece) = other.pop_piece() {
+            self.append(piece.bytes, piece.kind);
+        }
+    }
+
     /// Leaves out the oldest items of which nothing was written, until at most `allowed` bytes
     /// wait or no such item is left. Says how many.
     pub(crate) fn drop_items(&mut self, allowed: usize) -> u64 {
@@ -148,12 +155,20 @@ impl Outbox {
 
     /// Takes the oldest piece out.
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        Some(self.pop_piece()?.bytes)
+    }
+
+    fn pop_piece(&mut self) -> Option<Piece> {
         if self.first.is_empty() {
             return None;
         }
-        let piece = self.first.clone();
-        self.consume(piece.len());
-        Some(piece)
+        let kind = match self.first_items {
+            0 => PieceKind::Other,
+            count => PieceKind::Items(count),
+        };
+        let bytes = std::mem::take(&mut self.first);
+        self.next();
+        Some(Piece { bytes, kind })
     }
 
     /// Forgets the oldest `written` bytes; at most [`Self::pending_bytes`].
@@ -284,6 +299,20 @@ mod tests {
         outbox.consume(1);
         assert_eq!(outbox.drop_items(0), 0);
         assert_eq!(content(&outbox), b"h");
+    }
+
+    #[test]
+    fn what_moves_to_another_outbox_stays_what_it_is() {
+        let (mut outbox, mut waiting) = (Outbox::default(), Outbox::default());
+        outbox.push(Bytes::from_static(b"-"));
+        waiting.push_items(Bytes::from_static(b"ab"), 1);
+        waiting.push(Bytes::from_static(b"-"));
+        waiting.push_items(Bytes::from_static(b"cd"), 2);
+        outbox.take_from(&mut waiting);
+        assert!(waiting.is_empty() && waiting.rest.is_none());
+        assert_eq!(content(&outbox), b"-ab-cd");
+        assert_eq!(outbox.drop_items(0), 3);
+        assert_eq!(content(&outbox), b"--");
     }
 
     #[test]

@@ -572,6 +572,7 @@ impl<'a> Simulation<'a> {
         assert!(self.engine.keep_alives.is_empty());
         assert_eq!((self.engine.streams, self.engine.responses), (0, 0));
         assert_eq!(self.gone_links, 0);
+        assert_eq!(self.engine.pending_bytes, 0, "nobody waits");
     }
 }
 

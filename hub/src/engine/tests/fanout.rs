@@ -3,7 +3,7 @@
 use super::*;
 
 impl Bench {
-    fn with_budget(budget: Budget) -> Self {
+    pub(super) fn with_budget(budget: Budget) -> Self {
         let mut bench = Self::new();
         bench.engine = Engine::new(
             budget,

@@ -967,6 +967,117 @@ fn what_waits_for_the_end_of_a_message_is_not_sent_into_it() {
     assert_eq!(bench.frames(key), ["Close 1000"]);
 }
 
+/// The frame that begins a message.
+const BEGUN: &str = "\x01\x05begun";
+
+impl Bench {
+    /// A client that reads everything, subscribed to a channel, while its native origin is amid a
+    /// message.
+    fn amid_message(&mut self, slow: SlowClients, prev_id: &str) -> ConnectionKey {
+        let key = self.native();
+        let subscribe = format!(r#"c:{{"type":"subscribe","channel":"a"{prev_id}}}"#);
+        self.origin_sends(key, &whole(&subscribe));
+        self.attach(key);
+        self.outputs();
+        self.engine.connections.live(key.index).1.slow = slow;
+        self.origin_sends(key, &piece(Place::First, "m:begun"));
+        assert_eq!(self.written(key), BEGUN);
+        self.blocked(key);
+        key
+    }
+
+    fn publish_text(&mut self, id: u64, bytes: usize) {
+        let fill = ".".repeat(bytes);
+        let ids = format!(r#""id":"{id}","prev-id":"{}""#, id - 1);
+        self.publish(
+            "a",
+            &format!(r#"{ids},"ws-message":{{"content":"{id}{fill}"}}"#),
+        );
+    }
+
+    /// The items that the client gets once the message is over.
+    fn items_behind(&mut self, key: ConnectionKey) -> String {
+        self.origin_sends(key, &piece(Place::Last, "end"));
+        while self.engine.next_dirty().is_some() {}
+        let mut read = BEGUN.as_bytes().to_vec();
+        while let Some(bytes) = self.engine.outbox(key).and_then(Outbox::pop) {
+            read.extend(bytes);
+            self.blocked(key);
+        }
+        let frames = decoded(&read, Masking::Forbidden);
+        let texts = frames.iter().filter_map(|it| it.strip_prefix("Text "));
+        let texts = texts.map(|it| it.trim_end_matches('.'));
+        texts.skip(1).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[test]
+fn of_a_channel_with_ids_nothing_is_lost_amid_a_message() {
+    for slow in [SlowClients::DropOldest, SlowClients::LatestOnly] {
+        let mut bench = Bench::new();
+        let key = bench.amid_message(slow, r#","prev-id":"0""#);
+        for id in 1..=40 {
+            bench.publish_text(id, 30);
+        }
+        bench.check_count(|counters| &counters.dropped_items, 0);
+        bench.check_count(|counters| &counters.overflows, 1);
+        let read = bench.items_behind(key);
+        assert!(read.starts_with("Last end 1 2"), "{read}");
+        let last: u64 = read.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(last < 40, "all waits");
+        assert_eq!(bench.outputs(), [format!("catch up a={last}")]);
+    }
+}
+
+#[test]
+fn elsewhere_the_oldest_are_left_out_amid_a_message() {
+    let mut bench = Bench::new();
+    let key = bench.amid_message(SlowClients::DropOldest, "");
+    for id in 1..=9 {
+        bench.publish_text(id, 30);
+    }
+    assert_eq!(bench.items_behind(key), "Last end 7 8 9");
+}
+
+#[test]
+fn a_client_that_reads_is_not_slow_because_others_share_while_its_origin_is_amid_a_message() {
+    // An eighth of what is left for all: 50 bytes with nothing waiting.
+    let mut bench = Bench::with_budget(Budget::new(100, 400));
+    let key = bench.amid_message(SlowClients::Disconnect, "");
+    bench.publish_text(1, 37);
+    bench.publish_text(2, 37);
+    assert_eq!(bench.items_behind(key), "Last end 1 2");
+    bench.amid_message(SlowClients::Disconnect, "");
+    for id in 1..=3 {
+        bench.publish_text(id, 37);
+    }
+    bench.check_count(|counters| &counters.slow_consumers, 1);
+}
+
+#[test]
+fn what_waits_for_the_end_of_a_message_is_counted_until_it_is_written_or_given_up() {
+    let mut bench = Bench::new();
+    let key = bench.amid_message(SlowClients::Disconnect, "");
+    bench.publish_text(1, 20);
+    bench.check_count(|counters| &counters.pending_bytes, 23);
+    assert_eq!(bench.items_behind(key), "Last end 1");
+    bench.check_count(|counters| &counters.pending_bytes, 0);
+    let ends: [fn(&mut Bench, ConnectionKey); 4] = [
+        |bench, key| bench.engine.handle_gone(key, bench.now),
+        |bench, key| bench.engine.handle_origin_gone(key, bench.now),
+        |bench, key| bench.origin_sends(key, &frames::close(b"", Mask::None)),
+        |bench, key| bench.sends(key, &Bytes::from_static(b"not masked")),
+    ];
+    for end in ends {
+        let key = bench.amid_message(SlowClients::Disconnect, "");
+        bench.publish_text(1, 20);
+        bench.check_count(|counters| &counters.pending_bytes, 23);
+        end(&mut bench, key);
+        bench.frames(key);
+        bench.check_count(|counters| &counters.pending_bytes, 0);
+    }
+}
+
 #[test]
 fn an_origin_that_was_stopped_by_items_is_read_on() {
     let mut bench = Bench::new();

@@ -302,7 +302,7 @@ impl Engine {
         match &mut socket.origin {
             Origin::OverHttp(over_http) => over_http.vanish(),
             Origin::Native(_) => {
-                socket.origin = Origin::None;
+                self.leave_native(key);
                 self.outputs.push_back(Output::DropOrigin(key));
             }
             Origin::Leaving(_) | Origin::Test | Origin::None => {}

@@ -318,6 +318,12 @@ impl Engine {
 
     /// The origin leaves; the client stays.
     fn detach_origin(&mut self, key: ConnectionKey, now: Instant) {
+        self.flush_waiting(key, now);
+        if let Some(mut native) = self.leave_native(key) {
+            // What it had begun to say is over.
+            native.close(&[]);
+            self.outputs.push_back(native.finish(key));
+        }
         let Some(socket) = self.websocket(key) else {
             return;
         };
@@ -327,14 +333,6 @@ impl Engine {
                 // Whatever it answers, nobody reads it.
                 over_http.vanish();
                 socket.origin = Origin::Leaving(over_http);
-            }
-            Origin::Native(mut native) => {
-                // What it had begun to say is over.
-                native.close(&[]);
-                self.outputs.push_back(native.finish(key));
-                for frame in native.take_waiting() {
-                    self.push_frames(key, frame, now);
-                }
             }
             origin => socket.origin = origin,
         }

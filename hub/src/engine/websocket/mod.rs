@@ -33,8 +33,7 @@ use grip::websocket::extension::Extension;
 use grip::websocket::over_http::{AnswerFields, OverHttp};
 
 use super::connections::{Care, Connection, Front, HoldKind, Lane, Phase};
-use super::{ENDING, Engine, Output, Room, mark_dirty};
-use crate::config::SlowClients;
+use super::{ENDING, Engine, Outbox, Output, Room, mark_dirty};
 use crate::frames::{self, Deflate, Mask};
 use crate::handshake::Handshake;
 use crate::mailbox::{ConnectionKey, Sequenced};
@@ -226,6 +225,21 @@ impl WebSocket {
         }
     }
 
+    /// What waits for the end of the message that its origin is sending.
+    pub(super) fn waiting(&self) -> Option<&Outbox> {
+        match &self.origin {
+            Origin::Native(native) => Some(&native.waiting),
+            _ => None,
+        }
+    }
+
+    pub(super) fn waiting_mut(&mut self) -> Option<&mut Outbox> {
+        match &mut self.origin {
+            Origin::Native(native) => Some(&mut native.waiting),
+            _ => None,
+        }
+    }
+
     /// Bytes of the origin that may wait for the client beside items.
     pub(super) fn allowance(&self) -> usize {
         self.work.as_ref().map_or(0, |work| work.relayed)
@@ -311,6 +325,14 @@ impl Connection {
             Phase::WebSocket(_, socket) => {
                 matches!(socket.talk, Talk::Open | Talk::CloseReceived)
             }
+            _ => false,
+        }
+    }
+
+    /// Whether published items are for its client, now or after a message.
+    fn takes_items(&self) -> bool {
+        match &self.phase {
+            Phase::WebSocket(front, _) => front.lane != Lane::Closed,
             _ => false,
         }
     }
@@ -416,22 +438,17 @@ impl Engine {
         sequenced: &Sequenced,
         now: Instant,
     ) {
-        let limit = self.budget.limit();
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        match &connection.phase {
-            Phase::WebSocket(front, _) if matches!(front.lane, Lane::Free(_)) => {}
-            _ => return self.push_message(key, frame, now),
-        }
-        if !connection.takes_frames() {
+        if !connection.takes_items() {
             return;
         }
+        let limit = connection.limit(&self.budget);
         if connection.push_in_room(frame, sequenced, limit, &self.counters) == Room::None {
             return self.drop_slow(key);
         }
-        connection.restart_keep_alive(now);
-        mark_dirty(&mut self.dirty, key, connection);
+        self.note_pushed(key, now);
     }
 
     /// A message that is not the origin's next, which never stands within another.
@@ -439,41 +456,27 @@ impl Engine {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let Phase::WebSocket(front, socket) = &mut connection.phase else {
+        if !connection.takes_items() {
+            return;
+        }
+        let limit = connection.limit(&self.budget);
+        if connection.make_room(frame.len(), limit, &self.counters) == Room::None {
+            return self.drop_slow(key);
+        }
+        connection.queue().push(frame);
+        self.note_pushed(key, now);
+    }
+
+    /// Something has got in [`Connection::queue`].
+    fn note_pushed(&mut self, key: ConnectionKey, now: Instant) {
+        let Some(connection) = self.connections.get(key) else {
             return;
         };
-        match (front.lane, &socket.origin) {
-            (Lane::Closed, _) => {}
-            (Lane::Busy, Origin::Native(_)) => {
-                // Bounded like an outbox, of which it is a part.
-                let limit = self.budget.limit() + socket.allowance();
-                let Origin::Native(native) = &mut socket.origin else {
-                    return;
-                };
-                let room = limit.saturating_sub(connection.outbox.pending_bytes() + frame.len());
-                let waiting = native.waiting_bytes();
-                let allowed = match connection.slow {
-                    SlowClients::Disconnect if waiting > room => return self.drop_slow(key),
-                    SlowClients::LatestOnly if waiting > room => 0,
-                    _ => room,
-                };
-                self.counters
-                    .dropped_items
-                    .add(native.drop_waiting(allowed));
-                native.wait(frame);
-            }
-            _ => {
-                let limit = self.budget.limit();
-                if connection.make_room(frame.len(), limit, &self.counters) == Room::None {
-                    return self.drop_slow(key);
-                }
-                if connection.takes_frames() {
-                    connection.outbox.push_items(frame, 1);
-                    connection.restart_keep_alive(now);
-                    mark_dirty(&mut self.dirty, key, connection);
-                }
-            }
+        if connection.is_amid_message() {
+            return self.count_waiting(key);
         }
+        connection.restart_keep_alive(now);
+        mark_dirty(&mut self.dirty, key, connection);
     }
 
     /// Closes from the hub's side: the client gets this close frame, the origin a close without
@@ -594,18 +597,16 @@ impl Engine {
         }
         match &mut socket.origin {
             Origin::OverHttp(over_http) | Origin::Leaving(over_http) => over_http.vanish(),
-            Origin::Native(native) => {
-                let end = if was_told {
-                    native.finish(key)
-                } else {
-                    Output::DropOrigin(key)
-                };
-                socket.origin = Origin::None;
-                self.outputs.push_back(end);
-            }
-            Origin::Test | Origin::None => {}
+            Origin::Native(_) | Origin::Test | Origin::None => {}
         }
         connection.outbox.clear();
+        if let Some(mut native) = self.leave_native(key) {
+            self.outputs.push_back(if was_told {
+                native.finish(key)
+            } else {
+                Output::DropOrigin(key)
+            });
+        }
         // It is remembered until its origin knows, which may be long.
         self.count_pending(key, 0);
         self.stop_items(key);
@@ -681,8 +682,7 @@ impl Engine {
         if socket.talk != Talk::CloseReceived {
             return self.drop_client(key, now);
         }
-        if matches!(socket.origin, Origin::Native(_)) {
-            socket.origin = Origin::None;
+        if self.leave_native(key).is_some() {
             self.outputs.push_back(Output::DropOrigin(key));
         }
         self.send_close(key, None, now);

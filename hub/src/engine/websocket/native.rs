@@ -1,6 +1,5 @@
 //! Origins that speak WebSocket themselves.
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Instant;
 
@@ -30,8 +29,7 @@ pub(super) struct Native {
     /// What becomes of the message that is coming.
     verdict: Option<Verdict>,
     /// Frames of others that wait for the end of that message.
-    waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
+    pub(super) waiting: Outbox,
     has_closed: bool,
     flow: Stop,
 }
@@ -114,32 +112,6 @@ impl Native {
     pub(super) fn is_amid_message(&self) -> bool {
         self.verdict == Some(Verdict::Relay)
     }
-
-    pub(super) fn wait(&mut self, frame: Bytes) {
-        self.waiting_bytes += frame.len();
-        self.waiting.push_back(frame);
-    }
-
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
-    }
-
-    /// Drops the oldest that wait, until at most `allowed` bytes do; says how many.
-    pub(super) fn drop_waiting(&mut self, allowed: usize) -> u64 {
-        let mut dropped = 0;
-        while self.waiting_bytes > allowed
-            && let Some(frame) = self.waiting.pop_front()
-        {
-            self.waiting_bytes -= frame.len();
-            dropped += 1;
-        }
-        dropped
-    }
-
-    pub(super) fn take_waiting(&mut self) -> VecDeque<Bytes> {
-        self.waiting_bytes = 0;
-        std::mem::take(&mut self.waiting)
-    }
 }
 
 impl Engine {
@@ -182,7 +154,7 @@ impl Engine {
         Flow::Going
     }
 
-    fn native(&mut self, key: ConnectionKey) -> Option<&mut Native> {
+    pub(super) fn native(&mut self, key: ConnectionKey) -> Option<&mut Native> {
         match &mut self.websocket(key)?.origin {
             Origin::Native(native) => Some(native),
             _ => None,
@@ -223,7 +195,7 @@ impl Engine {
         if !matches!(socket.origin, Origin::Native(_)) {
             return;
         }
-        socket.origin = Origin::None;
+        self.leave_native(key);
         self.refresh_lane(key);
         if self.talk(key) == Some(Talk::Open) {
             self.lose_origin(key, Close::BAD_GATEWAY, "the origin is gone", now);
@@ -250,7 +222,30 @@ impl Engine {
         if let Some(native) = self.native(key)
             && native.is_amid_message()
         {
-            native.take_waiting();
+            native.waiting.clear();
+            self.count_waiting(key);
+        }
+    }
+
+    /// Gives a native origin up, with what waits for the end of its message. Whoever calls says what
+    /// becomes of the connection to it.
+    pub(super) fn leave_native(&mut self, key: ConnectionKey) -> Option<Box<Native>> {
+        self.native(key)?.waiting.clear();
+        self.count_waiting(key);
+        let socket = self.websocket(key)?;
+        match std::mem::replace(&mut socket.origin, Origin::None) {
+            Origin::Native(native) => Some(native),
+            _ => None,
+        }
+    }
+
+    /// Counts what waits for the end of a message as waiting for the client.
+    pub(super) fn count_waiting(&mut self, key: ConnectionKey) {
+        if let Some(native) = self.native(key) {
+            let waiting = native.waiting.pending_bytes();
+            let before = native.waiting.note_left(waiting);
+            let after = native.waiting.left();
+            self.recount(before, after);
         }
     }
 

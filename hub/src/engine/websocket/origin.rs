@@ -11,7 +11,7 @@ use http::HeaderMap;
 
 use super::{MUCH, Origin, Talk, Turn};
 use crate::engine::connections::{Care, Phase};
-use crate::engine::{Engine, Output};
+use crate::engine::{Engine, Output, mark_dirty};
 use crate::exchange::{ExchangeError, Exchanged};
 use crate::frames::{self, PIECE};
 use crate::mailbox::ConnectionKey;
@@ -190,20 +190,24 @@ impl Engine {
         }
     }
 
-    /// A message that was held back because another was under way.
+    /// What was held back because a message was under way.
     pub(super) fn flush_waiting(&mut self, key: ConnectionKey, now: Instant) {
         self.refresh_lane(key);
-        let Some(socket) = self.websocket(key) else {
+        let Some(native) = self.native(key) else {
             return;
         };
-        let Origin::Native(native) = &mut socket.origin else {
-            return;
-        };
-        if native.is_amid_message() {
+        if native.is_amid_message() || native.waiting.is_empty() {
             return;
         }
-        for frame in native.take_waiting() {
-            self.push_frames(key, frame, now);
+        let mut waiting = std::mem::take(&mut native.waiting);
+        self.recount(waiting.left(), 0);
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        if connection.takes_frames() {
+            connection.outbox.take_from(&mut waiting);
+            connection.restart_keep_alive(now);
+            mark_dirty(&mut self.dirty, key, connection);
         }
     }
 

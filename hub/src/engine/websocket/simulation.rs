@@ -747,6 +747,7 @@ impl<'a> Simulation<'a> {
             assert!(self.engine.subscriptions.of(&name.into()).is_empty());
         }
         assert!(self.engine.keep_alives.is_empty());
+        assert_eq!(self.engine.pending_bytes, 0, "nobody waits");
     }
 }
 
@@ -772,11 +773,12 @@ impl Socket {
         let Phase::WebSocket(front, it) = &connection.phase else {
             return None;
         };
-        let (waiting, keeps_up) = match (&front.lane, &it.origin) {
+        let waiting = match (&front.lane, it.waiting()) {
             (Lane::Closed, _) => return None,
-            (Lane::Busy, Origin::Native(native)) => (native.waiting_bytes(), false),
-            _ => (0, connection.outbox.left() == 0),
+            (Lane::Busy, Some(waiting)) => waiting.pending_bytes(),
+            _ => 0,
         };
+        let keeps_up = waiting == 0 && connection.outbox.left() == 0;
         let name = ChannelName::new(CHANNELS[channel]);
         let subscriptions = connection.subscriptions.iter();
         let mut names = subscriptions.map(|it| engine.subscriptions.name(*it));
