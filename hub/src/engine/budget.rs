@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The part of what is left for all that one connection may have.
 ///
 /// So the more waits for others, the less may wait for each, and many slow clients have to share.
-/// One that keeps up does not feel them: what was not tried to be written yet does not count.
+/// One that keeps up does not feel them: what was not tried to be written yet does not count. It
+/// does so only where more is left at once than may wait for all.
 const SHARE: usize = 8;
 
 /// The bounds on outboxes; what becomes of a connection over them says its
@@ -33,10 +34,13 @@ impl Budget {
 
     /// Bytes that may wait for one connection now.
     pub(super) fn limit(&self) -> usize {
-        let left = self
-            .total
-            .saturating_sub(self.waiting.load(Ordering::Relaxed));
-        self.each.min(left / SHARE)
+        self.each.min(self.share())
+    }
+
+    /// Its part of what is left for all.
+    pub(super) fn share(&self) -> usize {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        self.total.saturating_sub(waiting) / SHARE
     }
 
     /// Bytes that may wait for one whose client is not known to be slow: others have to share before

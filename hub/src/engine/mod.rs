@@ -665,7 +665,7 @@ impl Engine {
         let connection = self.connections.get(key)?;
         let waiting = connection.outbox.pending_bytes();
         if connection.outbox.left() != waiting {
-            self.count_pending(key, waiting);
+            self.count_left(key, waiting);
         }
         let connection = self.connections.get(key)?;
         match &connection.session {
@@ -690,6 +690,34 @@ impl Engine {
         let after = connection.after;
         self.forget(key);
         Some(after)
+    }
+
+    /// Counts what a write has left. Where more waits than may wait for all, whoever has more to
+    /// read than before has to make room, though nobody knows yet how fast it reads.
+    fn count_left(&mut self, key: ConnectionKey, waiting: usize) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let has_more = waiting > connection.outbox.left();
+        self.count_pending(key, waiting);
+        let excess = self.budget.excess();
+        if has_more && excess > 0 {
+            self.relieve(key, excess);
+        }
+    }
+
+    /// Takes so many bytes off what waits for a connection, as its policy says: as far as there are
+    /// items that may be left out, or with the connection.
+    fn relieve(&mut self, key: ConnectionKey, excess: usize) {
+        let (_, connection) = self.connections.live(key.index);
+        if connection.slow == SlowClients::Disconnect {
+            return self.drop_slow(key);
+        }
+        let allowed = connection.outbox.pending_bytes().saturating_sub(excess);
+        let dropped = connection.outbox.drop_items(allowed);
+        self.counters.dropped_items.add(dropped);
+        let waiting = connection.outbox.pending_bytes();
+        self.count_pending(key, waiting);
     }
 
     /// Counts so many bytes as what waits for a connection.

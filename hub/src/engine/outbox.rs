@@ -158,6 +158,16 @@ impl Outbox {
         Some(self.pop_piece()?.bytes)
     }
 
+    /// Takes the oldest piece out, or the first `max` bytes of it.
+    pub(crate) fn pop_some(&mut self, max: usize) -> Option<Bytes> {
+        if self.first.len() <= max {
+            return self.pop();
+        }
+        let some = self.first.slice(..max);
+        self.consume(max);
+        Some(some)
+    }
+
     fn pop_piece(&mut self) -> Option<Piece> {
         if self.first.is_empty() {
             return None;

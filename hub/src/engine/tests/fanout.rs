@@ -200,6 +200,53 @@ fn a_fan_out_to_many_sessions_delays_others_by_a_turn() {
     assert!(place <= 256, "{place}");
 }
 
+/// Streams that are in order; then an item of so many bytes, of which a write takes 100 of each.
+fn written_in_part(bench: &mut Bench, slow: SlowClients, streams: usize, bytes: usize) -> usize {
+    let keys: Vec<ConnectionKey> = (0..streams).map(|_| bench.slow(slow)).collect();
+    for key in &keys {
+        bench.written(*key);
+    }
+    let content = "x".repeat(bytes);
+    bench.append("a", &content);
+    bench.append("a", &content);
+    for key in &keys {
+        bench.engine.outbox(*key).unwrap().consume(100);
+        bench.blocked(*key);
+    }
+    let waiting = keys.iter().filter_map(|key| bench.waiting(*key));
+    waiting.sum()
+}
+
+#[test]
+fn a_client_with_more_than_its_part_stays_while_there_is_room_for_all() {
+    for slow in [SlowClients::Disconnect, SlowClients::DropOldest] {
+        let mut bench = Bench::with_budget(Budget::new(1000, 4000));
+        assert!(written_in_part(&mut bench, slow, 1, 1500) > 2900);
+        bench.check_count(|counters| &counters.slow_consumers, 0);
+        bench.check_count(|counters| &counters.dropped_items, 0);
+    }
+}
+
+#[test]
+fn no_more_is_left_by_writes_than_may_wait_for_all() {
+    let mut bench = Bench::with_budget(Budget::new(1000, 4000));
+    let waiting = written_in_part(&mut bench, SlowClients::Disconnect, 20, 300);
+    assert!((3000..=4000).contains(&waiting), "{waiting} bytes wait");
+    let stay = waiting as u64 / (2 * 307 - 100);
+    bench.check_count(|counters| &counters.slow_consumers, 20 - stay);
+    bench.check_count(|counters| &counters.pending_bytes, waiting as u64);
+}
+
+#[test]
+fn of_a_client_that_may_stay_only_what_has_begun_is_left_beyond_that() {
+    let mut bench = Bench::with_budget(Budget::new(1000, 4000));
+    let waiting = written_in_part(&mut bench, SlowClients::DropOldest, 20, 300);
+    assert!(waiting < 4000 + 20 * 307, "{waiting} bytes wait");
+    bench.check_count(|counters| &counters.slow_consumers, 0);
+    bench.check_count(|counters| &counters.dropped_items, 13);
+    bench.check_count(|counters| &counters.pending_bytes, waiting as u64);
+}
+
 #[test]
 fn signs_of_life_for_many_delay_others_by_a_turn() {
     let mut bench = Bench::new();

@@ -1100,6 +1100,31 @@ fn an_origin_that_was_stopped_by_items_is_read_on() {
 }
 
 #[test]
+fn an_origin_is_read_on_as_far_as_there_is_room_for_all() {
+    let mut bench = Bench::with_budget(Budget::new(1000, 4000));
+    let key = bench.native();
+    let flows = [400, 200].map(|bytes| {
+        let message = whole(&format!("m:{}", "x".repeat(bytes)));
+        let flow = bench.engine.handle_origin_input(key, &message, bench.now);
+        bench.blocked(key);
+        flow
+    });
+    assert_eq!(flows, [Flow::Going, Flow::Stopped]);
+    bench.outputs();
+    bench.frames(key);
+    assert_eq!(bench.outputs(), ["resume origin"]);
+    let key = bench.websocket("");
+    bench.text(key, "asks");
+    bench.outputs();
+    bench.engine.budget.count(0, 4000);
+    bench.answer(key, "TEXT 3\r\nm:y\r\n");
+    bench.text(key, "asks");
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.frames(key);
+    assert_eq!(bench.outputs().len(), 1, "the origin is asked");
+}
+
+#[test]
 fn a_client_that_was_stopped_can_close_once_its_native_origin_is_lost() {
     let mut bench = Bench::new();
     let key = bench.native();

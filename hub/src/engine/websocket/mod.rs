@@ -41,7 +41,7 @@ use crate::routes::{EventsPerRequest, WebSocketTransport};
 pub(super) use client::Incoming;
 use native::Native;
 
-/// Bytes waiting for a client from which on its origin is not asked for more.
+/// Bytes waiting for a client from which on its origin is not asked for more, at most.
 const MUCH: usize = 200_000;
 /// How long a client may take to answer a close frame.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -403,6 +403,12 @@ impl Engine {
             Phase::WebSocket(_, socket) => Some(socket),
             _ => None,
         }
+    }
+
+    /// Bytes waiting for a client from which on its origin is not asked for more: no more than a
+    /// connection's part of what is left for all.
+    fn much(&self) -> usize {
+        MUCH.min(self.budget.share())
     }
 
     pub(super) fn talk(&mut self, key: ConnectionKey) -> Option<Talk> {

@@ -9,7 +9,7 @@ use grip::websocket::close::Close;
 use grip::websocket::extension::{Frames, Word};
 
 use super::origin::read;
-use super::{Flow, MUCH, Origin, Talk};
+use super::{Flow, Origin, Talk};
 use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Outbox, Output};
 use crate::frames::{
@@ -140,10 +140,11 @@ impl Engine {
         }
         self.tend(key, now);
         self.check_invariants();
+        let much = self.much();
         let Some(connection) = self.connections.get(key) else {
             return Flow::Going;
         };
-        if connection.outbox.pending_bytes() > MUCH
+        if connection.outbox.pending_bytes() > much
             && let Phase::WebSocket(front, socket) = &mut connection.phase
             && let Origin::Native(native) = &mut socket.origin
         {
@@ -173,10 +174,11 @@ impl Engine {
 
     /// Reads the origin on if its client has read enough.
     pub(super) fn resume_origin(&mut self, key: ConnectionKey) {
+        let much = self.much();
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        if connection.outbox.pending_bytes() > MUCH / 2 {
+        if connection.outbox.pending_bytes() > much / 2 {
             return;
         }
         if let Some(native) = self.native(key)

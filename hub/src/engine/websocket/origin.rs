@@ -9,7 +9,7 @@ use grip::websocket::event::Event;
 use grip::websocket::extension::{Extension, Frames, Word};
 use http::HeaderMap;
 
-use super::{MUCH, Origin, Talk, Turn};
+use super::{Origin, Talk, Turn};
 use crate::engine::connections::{Care, Phase};
 use crate::engine::{Engine, Output, mark_dirty};
 use crate::exchange::{ExchangeError, Exchanged};
@@ -22,6 +22,7 @@ const JITTER: Duration = Duration::from_secs(1);
 impl Engine {
     /// Hands the next request out, if one is due and the client reads what it got before.
     pub(super) fn ask_origin(&mut self, key: ConnectionKey, now: Instant) -> Turn {
+        let much = self.much();
         let Some(connection) = self.connections.get(key) else {
             return Turn::Other;
         };
@@ -29,7 +30,7 @@ impl Engine {
         let Phase::WebSocket(front, socket) = &mut connection.phase else {
             return Turn::Other;
         };
-        if pending > MUCH && socket.has_client() {
+        if pending > much && socket.has_client() {
             front.care = Care::AfterWrite;
             return Turn::OfClient;
         }
