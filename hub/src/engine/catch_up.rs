@@ -173,7 +173,7 @@ impl Engine {
             return false;
         };
         let limit = connection.limit(&self.budget);
-        let has_much = connection.pending_bytes() > MUCH.min(limit / 2);
+        let has_much = connection.weight() > MUCH.min(limit / 2);
         let wanted = connection.session.as_ref().and_then(|it| it.wanted_room);
         let has_room = wanted.is_none_or(|bytes| connection.has_room(bytes, limit));
         let slow = connection.slow;
@@ -199,7 +199,7 @@ impl Engine {
             return;
         };
         let limit = connection.limit(&self.budget);
-        let has_little = connection.pending_bytes() <= MUCH.min(limit / 2) / 2;
+        let has_little = connection.weight() <= MUCH.min(limit / 2) / 2;
         if has_little && self.session(key).is_some_and(|it| it.waits_for_client()) {
             self.go_on(key, now);
         }

@@ -663,7 +663,7 @@ impl Engine {
     pub(crate) fn handle_flushed(&mut self, key: ConnectionKey, now: Instant) -> Option<AfterHold> {
         self.now = now;
         let connection = self.connections.get(key)?;
-        let waiting = connection.outbox.pending_bytes();
+        let waiting = connection.outbox.weight();
         if connection.outbox.left() != waiting {
             self.count_left(key, waiting);
         }
@@ -706,21 +706,21 @@ impl Engine {
         }
     }
 
-    /// Takes so many bytes off what waits for a connection, as its policy says: as far as there are
+    /// Takes so much off what waits for a connection, as its policy says: as far as there are
     /// items that may be left out, or with the connection.
     fn relieve(&mut self, key: ConnectionKey, excess: usize) {
         let (_, connection) = self.connections.live(key.index);
         if connection.slow == SlowClients::Disconnect {
             return self.drop_slow(key);
         }
-        let allowed = connection.outbox.pending_bytes().saturating_sub(excess);
+        let allowed = connection.outbox.weight().saturating_sub(excess);
         let dropped = connection.outbox.drop_items(allowed);
         self.counters.dropped_items.add(dropped);
-        let waiting = connection.outbox.pending_bytes();
+        let waiting = connection.outbox.weight();
         self.count_pending(key, waiting);
     }
 
-    /// Counts so many bytes as what waits for a connection.
+    /// Counts what waits for a connection by its weight.
     fn count_pending(&mut self, key: ConnectionKey, waiting: usize) {
         if let Some(connection) = self.connections.get(key) {
             let before = connection.outbox.note_left(waiting);
@@ -857,7 +857,7 @@ impl Connection {
         if self.outbox.left() == 0 && self.waiting().is_none_or(Outbox::is_empty) {
             return true;
         }
-        let total = self.pending_bytes() + bytes;
+        let total = self.weight() + bytes;
         total <= limit || total <= limit + self.allowance()
     }
 
@@ -894,18 +894,18 @@ impl Connection {
         }
     }
 
-    /// Bytes that wait for its client.
-    fn pending_bytes(&self) -> usize {
-        self.outbox.pending_bytes() + self.waiting().map_or(0, Outbox::pending_bytes)
+    /// What waits for its client weighs so much.
+    fn weight(&self) -> usize {
+        self.outbox.weight() + self.waiting().map_or(0, Outbox::weight)
     }
 
-    /// Leaves out the oldest items until at most so many bytes wait, as far as there are any; says
-    /// how many.
+    /// Leaves out the oldest items until what waits weighs at most so much, as far as there are any;
+    /// says how many.
     fn drop_items(&mut self, allowed: usize) -> u64 {
-        let waiting = self.waiting().map_or(0, Outbox::pending_bytes);
+        let waiting = self.waiting().map_or(0, Outbox::weight);
         let mut dropped = self.outbox.drop_items(allowed.saturating_sub(waiting));
         if waiting > 0 {
-            let allowed = allowed.saturating_sub(self.outbox.pending_bytes());
+            let allowed = allowed.saturating_sub(self.outbox.weight());
             dropped += self.queue().drop_items(allowed);
         }
         dropped
@@ -951,7 +951,7 @@ impl Connection {
         room
     }
 
-    /// Bytes that may wait beside items.
+    /// What may wait beside items, by its weight.
     fn allowance(&self) -> usize {
         match &self.phase {
             Phase::WebSocket(_, socket) => socket.allowance(),

@@ -23,7 +23,7 @@ use crate::mailbox::Standing;
 use crate::routes;
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
-const MAX_PENDING_BYTES: usize = 60;
+const MAX_PENDING_BYTES: usize = 300;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How late the engine may be.
 const TICK: Duration = Duration::from_millis(100);
@@ -331,7 +331,7 @@ impl<'a> Simulation<'a> {
             }
             let length = framing.frame(&StreamContent::new(content.as_bytes())).len();
             let outbox = self.engine.outbox(client.key).expect("it is held");
-            if outbox.left() > 0 && outbox.pending_bytes() + length > MAX_PENDING_BYTES {
+            if outbox.left() > 0 && outbox.weight() + length > MAX_PENDING_BYTES {
                 slow.push(client.key);
             } else {
                 client.expected += &content;

@@ -193,10 +193,11 @@ fn what_is_too_much_to_keep_is_asked_for_afterwards() {
     bench.check_count(|counters| &counters.gaps, 0);
 }
 
-/// What a client that reads nothing has of five items, 24 bytes each, when 100 may wait.
+/// What a client that reads nothing has of five items, 24 bytes and a place in the queue each, when
+/// there is room for three.
 #[track_caller]
 fn check_slow(slow: SlowClients, expected: &str, dropped: u64) {
-    let mut bench = Bench::new();
+    let mut bench = Bench::with_budget(Budget::new(290, usize::MAX));
     let key = bench.stream(&["a"]);
     bench.outputs();
     bench.stay(key, slow);

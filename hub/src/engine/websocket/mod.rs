@@ -101,7 +101,8 @@ struct Work {
     closes_at: Option<Instant>,
     /// When the engine looks at this WebSocket next, if it has to.
     reminded: Option<Instant>,
-    /// Bytes of the origin that wait for the client, at most; they don't make it a slow consumer.
+    /// What the origin has said and the client has not read weighs so much, at most; it doesn't make
+    /// it a slow consumer.
     relayed: usize,
 }
 
@@ -240,7 +241,7 @@ impl WebSocket {
         }
     }
 
-    /// Bytes of the origin that may wait for the client beside items.
+    /// What of the origin may wait for the client beside items, by its weight.
     pub(super) fn allowance(&self) -> usize {
         self.work.as_ref().map_or(0, |work| work.relayed)
     }
@@ -709,7 +710,7 @@ impl Engine {
         let is_over = is_empty && socket.talk == Talk::Ended;
         // No more of it waits than there is.
         if let Some(work) = &mut socket.work {
-            work.relayed = work.relayed.min(connection.outbox.pending_bytes());
+            work.relayed = work.relayed.min(connection.outbox.weight());
         }
         if is_empty {
             front.care = Care::Never;

@@ -244,7 +244,7 @@ impl Engine {
     /// Counts what waits for the end of a message as waiting for the client.
     pub(super) fn count_waiting(&mut self, key: ConnectionKey) {
         if let Some(native) = self.native(key) {
-            let waiting = native.waiting.pending_bytes();
+            let waiting = native.waiting.weight();
             let before = native.waiting.note_left(waiting);
             let after = native.waiting.left();
             self.recount(before, after);

@@ -11,9 +11,10 @@ use http::HeaderMap;
 
 use super::{Origin, Talk, Turn};
 use crate::engine::connections::{Care, Phase};
+use crate::engine::outbox::PIECE;
 use crate::engine::{Engine, Output, mark_dirty};
 use crate::exchange::{ExchangeError, Exchanged};
-use crate::frames::{self, PIECE};
+use crate::frames;
 use crate::mailbox::ConnectionKey;
 
 /// Retries of connections that failed together are spread over this time.
@@ -136,7 +137,7 @@ impl Engine {
         let Some(socket) = self.websocket(key) else {
             return;
         };
-        let frames = if content.len() <= PIECE {
+        let frames = if content.len() <= frames::PIECE {
             Frames::One
         } else {
             Frames::Many
@@ -161,7 +162,7 @@ impl Engine {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let frames = if content.len() <= PIECE {
+        let frames = if content.len() <= frames::PIECE {
             connection.frame(kind, content)
         } else {
             frames::split(kind, content)
@@ -176,7 +177,7 @@ impl Engine {
         if let Some(connection) = self.connections.get(key)
             && let Phase::WebSocket(front, socket) = &mut connection.phase
         {
-            socket.work().relayed += bytes;
+            socket.work().relayed += bytes + PIECE;
             front.care = Care::AfterWrite;
         }
     }

@@ -775,7 +775,7 @@ impl Socket {
         };
         let waiting = match (&front.lane, it.waiting()) {
             (Lane::Closed, _) => return None,
-            (Lane::Busy, Some(waiting)) => waiting.pending_bytes(),
+            (Lane::Busy, Some(waiting)) => waiting.weight(),
             _ => 0,
         };
         let keeps_up = waiting == 0 && connection.outbox.left() == 0;
@@ -786,7 +786,7 @@ impl Socket {
             return None;
         }
         let length = frames::message(WsMessageKind::Text, content.as_bytes(), Mask::None).len();
-        let pending = connection.outbox.pending_bytes() + waiting + length;
+        let pending = connection.outbox.weight() + waiting + length;
         let limit = MAX_PENDING_BYTES + it.allowance();
         Some(if pending > limit && !keeps_up {
             Delivery::Slow
