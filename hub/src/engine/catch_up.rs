@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::connections::{EventIds, Events, Phase};
-use super::session::{Busy, OnGap, Session, Slot, Trail};
+use super::session::{Busy, OnGap, Slot, Stall, Trail};
 use super::{ENDING, Engine, Output};
 use crate::config::SlowClients;
 use crate::errand::Urgency;
@@ -185,10 +185,14 @@ impl Engine {
         }
         let awaits = (has_much || !has_room) && session.waits_for_client();
         if !awaits {
-            session.stalls_at = None;
-        } else if session.stalls_at.is_none() && slow == SlowClients::Disconnect {
-            session.stalls_at = Some(now + ENDING);
-            self.beats.remind(key, now + ENDING);
+            session.stall = None;
+        } else if session.stall.is_none() && slow == SlowClients::Disconnect {
+            let reminded = now + ENDING;
+            session.stall = Some(Stall {
+                since: now,
+                reminded,
+            });
+            self.beats.remind(key, reminded);
         }
         awaits
     }
@@ -205,11 +209,38 @@ impl Engine {
         }
     }
 
+    /// The client has read some of what it had.
+    pub(super) fn note_read(&mut self, key: ConnectionKey) {
+        let now = self.now;
+        if let Some(session) = self.session(key)
+            && let Some(stall) = &mut session.stall
+        {
+            stall.since = now;
+        }
+    }
+
     /// Ends a connection whose client has read nothing for long, with more to come.
     pub(super) fn handle_stall(&mut self, key: ConnectionKey, now: Instant) {
-        let has_stalled = |session: &mut Session| session.stalls_at.is_some_and(|at| at <= now);
-        if self.session(key).is_some_and(has_stalled) {
-            self.drop_slow(key);
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let has_read_all = connection.outbox.is_empty();
+        let session = connection.session.as_mut();
+        let Some(stall) = session.and_then(|session| session.stall.as_mut()) else {
+            return;
+        };
+        if stall.reminded > now {
+            // The reminder is of something else.
+            return;
         }
+        if has_read_all {
+            // It waits for its origin.
+            stall.since = now;
+        }
+        stall.reminded = stall.since + ENDING;
+        if stall.reminded <= now {
+            return self.drop_slow(key);
+        }
+        self.beats.remind(key, stall.reminded);
     }
 }

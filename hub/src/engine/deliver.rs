@@ -18,7 +18,6 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use super::connections::{Connection, EventIds, Lane, Phase};
 use super::session::{Asking, Busy, Content, Pending, Session, Slot, Source, Trail};
 use super::{Engine, Output, Room, mark_dirty};
-use crate::config::SlowClients;
 use crate::errand::{Comparison, ErrandKind, Urgency};
 use crate::mailbox::{ConnectionKey, Sequenced};
 
@@ -150,6 +149,8 @@ impl Engine {
             // A channel that the last instruction left.
             return;
         };
+        session.source = pending.source;
+        let awaits_room = session.awaits_room(&item.channel, policy);
         let has_next = session.next.is_some();
         let slot = &mut session.slots[index];
         if slot.has(sequenced) {
@@ -164,7 +165,7 @@ impl Engine {
             }
             return;
         };
-        if slot.is_checked() && !has_room && policy != SlowClients::Disconnect {
+        if awaits_room && !has_room {
             self.counters.overflows.increment();
             return session.leave_out(pending, content.len());
         }

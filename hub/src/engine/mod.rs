@@ -700,6 +700,9 @@ impl Engine {
         };
         let has_more = waiting > connection.outbox.left();
         self.count_pending(key, waiting);
+        if !has_more {
+            self.note_read(key);
+        }
         let excess = self.budget.excess();
         if has_more && excess > 0 {
             self.relieve(key, excess);
@@ -929,8 +932,8 @@ impl Connection {
         Room::Some
     }
 
-    /// Appends an item, with room made for it. One of a channel whose ids are checked is never left
-    /// out: whether it has room was asked before it was taken.
+    /// Appends an item, with room made for it, but for one that has awaited its room: whether it has
+    /// any was asked before it was taken, and it is never left out.
     fn push_in_room(
         &mut self,
         bytes: Bytes,
@@ -939,8 +942,7 @@ impl Connection {
         counters: &Counters,
     ) -> Room {
         let session = self.session.as_ref();
-        let is_checked = session.is_some_and(|it| it.checks(&sequenced.item.channel));
-        if is_checked && self.slow != SlowClients::Disconnect {
+        if session.is_some_and(|it| it.awaits_room(&sequenced.item.channel, self.slow)) {
             self.queue().push(bytes);
             return Room::Some;
         }

@@ -14,6 +14,7 @@ use grip::filter::{BodyFilter, Context, Filter, FilterError, Inquiry};
 use grip::publish::Item;
 use http::Uri;
 
+use crate::config::SlowClients;
 use crate::errand::{Again, Behalf, Comparison, Last, Linked, Next, Receipt, Urgency};
 use crate::mailbox::{Attachment, Position, Sequence, Sequenced};
 
@@ -54,10 +55,21 @@ pub(crate) struct Session {
     pub(super) had_missed: bool,
     /// Bytes of an item for which there was no room; nothing goes on before there is.
     pub(super) wanted_room: Option<usize>,
-    /// When the client must have read something, if it is waited for.
-    pub(super) stalls_at: Option<Instant>,
+    /// Since when the client has read nothing, if it is waited for.
+    pub(super) stall: Option<Stall>,
+    /// Why the connection gets the item that is on its way to it.
+    pub(super) source: Source,
     /// Kept while the client has much to read, to keep whoever sends a body from sending more.
     pub(super) receipt: Option<Rc<Receipt>>,
+}
+
+/// A client that is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stall {
+    /// When it last read something, or began to be waited for.
+    pub(super) since: Instant,
+    /// When the engine looks.
+    pub(super) reminded: Instant,
 }
 
 /// An item that waits for its connection.
@@ -181,7 +193,8 @@ impl Session {
             has_missed: false,
             had_missed: false,
             wanted_room: None,
-            stalls_at: None,
+            stall: None,
+            source: Source::Live,
             receipt: None,
         }
     }
@@ -277,6 +290,12 @@ impl Session {
     /// them.
     pub(super) fn leaves_out(&self, channel: &ChannelName) -> bool {
         (self.has_missed || matches!(self.busy, Busy::CatchingUp)) && self.checks(channel)
+    }
+
+    /// Whether an item of a channel waits until there is room for it: one that the connection has
+    /// missed, or is to get later. For others room is made, or their connection ends.
+    pub(super) fn awaits_room(&self, channel: &ChannelName, slow: SlowClients) -> bool {
+        self.source == Source::History || slow != SlowClients::Disconnect && self.checks(channel)
     }
 
     /// Whether the ids of a channel's items are checked.

@@ -164,6 +164,44 @@ fn who_reads_nothing_of_what_it_has_missed_is_disconnected() {
 }
 
 #[test]
+fn who_reads_slowly_what_it_has_missed_stays_until_it_has_read_nothing_for_a_minute() {
+    let mut bench = Bench::new();
+    let key = bench.open_as(stream(None), CHANNEL);
+    bench.outputs();
+    let history = bench.history(2..=40, "...................................");
+    bench.attach_with(key, history);
+    bench.blocked(key);
+    for _ in 0..4 {
+        bench.wait(50);
+        bench.engine.outbox(key).unwrap().consume(1);
+        bench.blocked(key);
+    }
+    bench.wait(59);
+    assert_eq!(bench.outputs(), [""; 0]);
+    bench.wait(2);
+    assert_eq!(bench.outputs(), ["detach a", "drop"]);
+}
+
+#[test]
+fn who_reads_what_it_has_missed_is_not_slow_because_an_item_is_large() {
+    // The smaller one has no room only with its framing.
+    for bytes in [72, 97] {
+        let mut bench = Bench::new();
+        let key = bench.stream_as(CHANNEL);
+        bench.append_sized(2, 20);
+        bench.blocked(key);
+        bench.engine.session(key).unwrap().has_missed = true;
+        bench.read_until(key, 25);
+        assert_eq!(bench.outputs(), ["catch up a=2"]);
+        bench.give(key, &[(3, bytes), (4, 10)]);
+        assert_eq!(bench.outputs(), [""; 0], "{bytes}");
+        let rest = bench.items(key);
+        assert!(rest.ends_with("3 4"), "{bytes}: {rest}");
+        bench.check_count(|counters| &counters.slow_consumers, 0);
+    }
+}
+
+#[test]
 fn what_is_too_much_to_keep_is_asked_for_afterwards() {
     let mut bench = Bench::new();
     let key = bench.stream_as(&format!("{CHANNEL} | {NEXT}"));
