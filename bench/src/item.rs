@@ -6,6 +6,8 @@ use memchr::memchr;
 pub(crate) const SIZE: usize = 64;
 /// Bytes of an item that say which one it is.
 const NAMED: usize = 17;
+/// The others.
+const FILLING: &[u8; SIZE - NAMED] = b"..............................................\n";
 /// Begins an item, and stands nowhere else in what servers send.
 const BEGIN: u8 = b'#';
 
@@ -21,14 +23,15 @@ impl Item {
     /// Its content without the line end that belongs to it.
     pub(crate) fn text(self) -> String {
         let Self { channel, number } = self;
-        let dots = SIZE - NAMED - 1;
-        format!("#{channel:08x}{number:08x}{:.<dots$}", "")
+        let filling = String::from_utf8_lossy(&FILLING[..FILLING.len() - 1]);
+        format!("#{channel:08x}{number:08x}{filling}")
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
-        Some(Self {
-            channel: hex(bytes.get(1..9)?),
-            number: hex(bytes.get(9..17)?),
+    /// `None` if any byte is not as it was published.
+    fn read(bytes: &[u8; SIZE]) -> Option<Self> {
+        bytes.ends_with(FILLING).then(|| Self {
+            channel: hex(&bytes[1..9]),
+            number: hex(&bytes[9..NAMED]),
         })
     }
 }
@@ -44,41 +47,52 @@ fn hex(digits: &[u8]) -> u32 {
 }
 
 /// Finds items in bytes that come in pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Finder {
     /// The beginning of an item whose rest has not come.
-    begun: [u8; NAMED],
+    begun: [u8; SIZE],
     length: u8,
 }
 
+impl Default for Finder {
+    fn default() -> Self {
+        Self {
+            begun: [0; SIZE],
+            length: 0,
+        }
+    }
+}
+
 impl Finder {
-    /// Calls `found` with every item that begins in `bytes` or ended in them.
-    pub(crate) fn find(&mut self, mut bytes: &[u8], mut found: impl FnMut(Item)) {
+    /// Calls `found` with every whole item that ends in `bytes`.
+    pub(crate) fn find(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Item)) {
         if self.length > 0 {
             let have = usize::from(self.length);
-            let taken = bytes.len().min(NAMED - have);
+            let taken = bytes.len().min(SIZE - have);
             self.begun[have..have + taken].copy_from_slice(&bytes[..taken]);
-            bytes = &bytes[taken..];
-            if have + taken < NAMED {
-                self.keep(have + taken);
+            self.length += u8::try_from(taken).unwrap_or(0);
+            if have + taken < SIZE {
                 return;
             }
             self.length = 0;
-            Item::read(&self.begun).map(&mut found);
+            let begun = self.begun;
+            self.find(&begun, found);
+            return self.find(&bytes[taken..], found);
         }
         while let Some(at) = memchr(BEGIN, bytes) {
             bytes = &bytes[at..];
-            let Some(item) = Item::read(bytes) else {
+            let Some((whole, rest)) = bytes.split_first_chunk() else {
                 self.begun[..bytes.len()].copy_from_slice(bytes);
-                return self.keep(bytes.len());
+                self.length = u8::try_from(bytes.len()).unwrap_or(0);
+                return;
             };
-            found(item);
-            bytes = bytes.get(SIZE - 1..).unwrap_or_default();
+            if let Some(item) = Item::read(whole) {
+                found(item);
+                bytes = rest;
+            } else {
+                bytes = &bytes[1..];
+            }
         }
-    }
-
-    fn keep(&mut self, length: usize) {
-        self.length = u8::try_from(length).unwrap_or(0);
     }
 }
 
@@ -97,9 +111,24 @@ mod tests {
             let mut finder = Finder::default();
             let mut found = Vec::new();
             for piece in text.as_bytes().chunks(size) {
-                finder.find(piece, |item| found.push(item));
+                finder.find(piece, &mut |item| found.push(item));
             }
             assert_eq!(found, items, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_published_is_not_found() {
+        let item = |number| Item { channel: 7, number };
+        let [cut, mangled, whole] = [1, 2, 3].map(|number| item(number).text() + "\n");
+        let text = cut[..30].to_owned() + &mangled.replace("...", ".,.") + &whole;
+        for size in 1..text.len() {
+            let mut finder = Finder::default();
+            let mut found = Vec::new();
+            for piece in text.as_bytes().chunks(size) {
+                finder.find(piece, &mut |item| found.push(item));
+            }
+            assert_eq!(found, [item(3)], "in pieces of {size}");
         }
     }
 

@@ -179,7 +179,7 @@ impl Clients {
                     }
                     let heard = &mut client.heard;
                     let mut has_answer = false;
-                    client.finder.find(bytes, |item| {
+                    client.finder.find(bytes, &mut |item| {
                         has_answer = true;
                         arrived(item, heard.take(item));
                     });
