@@ -3,6 +3,7 @@
 //! Start with [`scenario`]: what is measured. [`load`] is how.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(clippy::print_stderr, reason = "and beside them what goes wrong")]
 #![expect(clippy::cast_precision_loss, reason = "figures have three digits")]
 
 mod item;
@@ -17,6 +18,7 @@ mod server;
 mod socket;
 mod wall;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -63,6 +65,18 @@ enum Command {
         #[arg(value_enum)]
         writes: Writes,
     },
+    /// Becomes a program that ends with whoever started it.
+    #[command(hide = true)]
+    Run {
+        /// The processors that it may use.
+        #[arg(long = "core", required = true)]
+        cores: Vec<usize>,
+        /// The program.
+        program: OsString,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -90,11 +104,21 @@ enum Scenario {
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    if let Some(Command::Wall { at, writes }) = arguments.command {
-        match wall::run(at, writes)? {}
+    let mut arguments = Arguments::parse();
+    match arguments.command.take() {
+        Some(Command::Wall { at, writes }) => match wall::run(at, writes)? {},
+        Some(Command::Run {
+            cores,
+            program,
+            arguments,
+        }) => match process::become_program(&program, &arguments, &cores)? {},
+        None => measure(&arguments),
     }
+}
+
+fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let mut report = Report::new();
+    process::raise_descriptors()?;
     server::build()?;
     process::pin(&[arguments.load_core])?;
     let bench = Bench {
@@ -106,7 +130,7 @@ fn main() -> anyhow::Result<()> {
     let candidates = if arguments.alone {
         vec![bench.hub()]
     } else {
-        bench.all()?
+        bench.all()
     };
     for scenario in Scenario::value_variants() {
         let chosen = &arguments.scenarios;
@@ -115,8 +139,8 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!("{}", report.table());
-    if let Some(file) = arguments.json {
-        report.save(&file)?;
+    if let Some(file) = &arguments.json {
+        report.save(file)?;
     }
     Ok(())
 }

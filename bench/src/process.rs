@@ -1,26 +1,65 @@
 //! A server's process: where it runs and what it takes.
 
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use anyhow::ensure;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process, set_parent_process_death_signal,
+    setrlimit,
+};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// A process that was started here; ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Process(Child);
 
+/// A program that runs on these processors only and, whatever ends this one, ends with the thread
+/// that starts it. Its arguments are still to be added.
+pub(crate) fn program(program: impl Into<OsString>, cores: &[usize]) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("run");
+    for core in cores {
+        command.args(["--core", &core.to_string()]);
+    }
+    command.arg("--").arg(program.into());
+    Ok(command)
+}
+
+/// Becomes a [`program`]. Says why if it can't.
+pub(crate) fn become_program(
+    program: &OsString,
+    arguments: &[OsString],
+    cores: &[usize],
+) -> io::Result<Infallible> {
+    pin(cores)?;
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    Err(Command::new(program).args(arguments).exec())
+}
+
+/// Takes as many descriptors as there may be, and sees that they are enough.
+pub(crate) fn raise_descriptors() -> anyhow::Result<()> {
+    /// 19,000 clients, and what there is beside them.
+    const NEEDED: u64 = 20_000;
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let most = maximum.unwrap_or(u64::MAX);
+    ensure!(
+        most >= NEEDED,
+        "{NEEDED} open files are needed and {most} are allowed: see ulimit -Hn"
+    );
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
 impl Process {
-    /// Starts a program on these processors.
-    pub(crate) fn start(command: &mut Command, cores: &[usize]) -> io::Result<Self> {
-        // A process begins with the processors of the thread that starts it.
-        let own = sched_getaffinity(None)?;
-        pin(cores)?;
-        let child = command.spawn();
-        sched_setaffinity(None, &own)?;
-        child.map(Self)
+    /// Starts a [`program`].
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
+        command.spawn().map(Self)
     }
 
     pub(crate) fn child(&mut self) -> &mut Child {
@@ -72,46 +111,54 @@ fn parents() -> impl Iterator<Item = (u32, u32)> {
     })
 }
 
-/// Has this thread, and what it starts, run on these processors only; on all that there are if
-/// there are none of these.
+/// Has this thread, and what it starts, run on these processors only.
 pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for core in cores {
         set.set(*core);
     }
-    if cores.is_empty() {
-        return Ok(());
-    }
     Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Processor time of all threads of a process that still run, the kernel's for it included.
-pub(crate) fn cpu_time(process: u32) -> Duration {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
-        return Duration::ZERO;
-    };
-    let each = threads.flatten().map(|thread| thread_time(&thread.path()));
-    each.sum()
+pub(crate) fn cpu_time(process: u32) -> io::Result<Duration> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task"))?;
+    let mut sum = Duration::ZERO;
+    for thread in threads {
+        let thread = thread?.path();
+        match thread_time(&thread) {
+            // It has ended meanwhile.
+            Err(_) if !thread.exists() => {}
+            time => sum += time?,
+        }
+    }
+    Ok(sum)
 }
 
 /// The same of this thread alone.
-pub(crate) fn own_cpu_time() -> Duration {
+pub(crate) fn own_cpu_time() -> io::Result<Duration> {
     thread_time(Path::new("/proc/thread-self"))
 }
 
-fn thread_time(thread: &Path) -> Duration {
-    let statistics = std::fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+fn thread_time(thread: &Path) -> io::Result<Duration> {
+    let statistics = std::fs::read_to_string(thread.join("schedstat"))?;
     let nanoseconds = statistics.split_whitespace().next();
     let nanoseconds = nanoseconds.and_then(|number| number.parse().ok());
-    Duration::from_nanos(nanoseconds.unwrap_or(0))
+    let nanoseconds = nanoseconds.ok_or_else(|| unreadable("schedstat", &statistics))?;
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// Bytes of user memory, shared pages by the share (PSS).
-pub(crate) fn memory(process: u32) -> u64 {
-    let map = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
-    let kilobytes = map.unwrap_or_default().lines().find_map(|line| {
+pub(crate) fn memory(process: u32) -> io::Result<u64> {
+    let map = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let kilobytes = map.lines().find_map(|line| {
         let rest = line.strip_prefix("Pss:")?;
         rest.split_whitespace().next()?.parse::<u64>().ok()
     });
-    kilobytes.unwrap_or(0) * 1024
+    let kilobytes = kilobytes.ok_or_else(|| unreadable("smaps_rollup", &map))?;
+    Ok(kilobytes * 1024)
+}
+
+fn unreadable(file: &str, content: &str) -> io::Error {
+    io::Error::other(format!("{file} has no figure: {content:?}"))
 }

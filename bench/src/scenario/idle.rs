@@ -41,18 +41,18 @@ fn one(
     for step in STEPS {
         let count = clients * step / STEPS[STEPS.len() - 1];
         hold(&server, &mut load, kind, count)?;
-        points.push((count as f64, server.memory() as f64));
+        points.push((count as f64, server.memory()? as f64));
     }
     let row = row.with("bytes/connection", slope(&points));
     if kind == Kind::Poll {
         return Ok(row);
     }
-    let unused = server.memory() as f64;
+    let unused = server.memory()? as f64;
     // The first item makes room that all others use again.
     let first = load.run(&[closed(1, 1)])?;
-    let before = server.memory() as f64;
+    let before = server.memory()? as f64;
     let burst = load.run(&[closed(64, 64)])?;
-    let after = server.memory() as f64;
+    let after = server.memory()? as f64;
     let lost: u64 = first.iter().chain(&burst).map(|it| it.lost).sum();
     Ok(row
         .with("MB before any item", unused / 1e6)

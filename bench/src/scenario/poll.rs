@@ -16,14 +16,14 @@ pub(crate) fn run(bench: &Bench) -> io::Result<Vec<Row>> {
         let (server, mut load) = bench.start(&candidate)?;
         hold(&server, &mut load, Kind::Poll, CLIENTS)?;
         let mut all = load.run(&[closed(1, 1)])?.remove(0);
-        let before = server.cpu_time();
+        let before = server.cpu_time()?;
         for _ in 1..ITEMS {
             // Who is not held would not hear of it.
             server.until("gripline_held_responses", CLIENTS as u64)?;
             all.add(&load.run(&[closed(1, 1)])?.remove(0))?;
         }
         server.until("gripline_held_responses", CLIENTS as u64)?;
-        let used = server.cpu_time().saturating_sub(before);
+        let used = server.cpu_time()?.saturating_sub(before);
         let answers = (all.delivered - CLIENTS as u64) as f64;
         let row = Row::new(
             "long-polls",

@@ -35,9 +35,9 @@ fn one(
 ) -> io::Result<Row> {
     let (server, mut load) = bench.start(candidate)?;
     let asked = bench.origin.requests();
-    let before = server.cpu_time();
+    let before = server.cpu_time()?;
     let elapsed = load.open(kind, clients, window, |_| vec![0])?;
-    let used = server.cpu_time().saturating_sub(before);
+    let used = server.cpu_time()?.saturating_sub(before);
     let clients = clients as f64;
     let requests = bench.origin.requests() - asked;
     Ok(row

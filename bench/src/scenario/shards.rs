@@ -137,13 +137,13 @@ impl Group {
                 *written = self.members[0].server.metric(WRITTEN)?;
             }
             let begun = Instant::now();
-            let cpu = self.cpu_time();
+            let cpu = self.cpu_time()?;
             for number in numbers.by_ref().take(BATCH as usize) {
                 self.deliver(number)?;
             }
             if batch > 0 {
                 taken.push(begun.elapsed());
-                used.push(self.cpu_time().saturating_sub(cpu));
+                used.push(self.cpu_time()?.saturating_sub(cpu));
             }
             for member in &mut self.members {
                 member.load.drain()?;
@@ -190,7 +190,7 @@ impl Group {
         self.members.iter_mut().try_for_each(Member::is_answered)
     }
 
-    fn cpu_time(&self) -> Duration {
+    fn cpu_time(&self) -> io::Result<Duration> {
         self.members.iter().map(|it| it.server.cpu_time()).sum()
     }
 }

@@ -43,7 +43,7 @@ fn one(bench: &Bench, policy: &str, unsent_bytes: u32) -> io::Result<Row> {
     load.run(&[closed(1, 100)])?;
     let before = load.run(&[closed(1, 1_000)])?.remove(0);
     let (flood_before, peak_before) = flood(&server, &mut load, ITEMS / 4)?;
-    let memory = server.memory();
+    let memory = server.memory()?;
     load.stop((0..CLIENTS).step_by(100))?;
     // Until nothing more goes to those who stopped.
     let (flood, peak) = flood(&server, &mut load, ITEMS)?;
@@ -65,7 +65,7 @@ fn one(bench: &Bench, policy: &str, unsent_bytes: u32) -> io::Result<Row> {
         .with("items dropped", metric("gripline_dropped_items_total")?)
         .with("bytes waiting", metric("gripline_pending_bytes")?)
         .with("MB before", memory as f64 / 1e6)
-        .with("MB", server.memory() as f64 / 1e6)
+        .with("MB", server.memory()? as f64 / 1e6)
         .with("flood peak MB before", peak_before as f64 / 1e6)
         .with("flood peak MB", peak as f64 / 1e6);
     Ok(with_errors(row, &after))
@@ -80,6 +80,6 @@ fn flood(server: &Server, load: &mut Load, items: u32) -> io::Result<(Outcome, u
         is_over.store(true, Ordering::Relaxed);
         let peak = peak.join();
         let peak = peak.map_err(|_| io::Error::other("looking at memory failed"))?;
-        Ok((outcomes?.remove(0), peak))
+        Ok((outcomes?.remove(0), peak?))
     })
 }

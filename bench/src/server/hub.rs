@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{Dialect, Server};
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// How a hub is run.
 #[derive(Debug, Clone)]
@@ -41,14 +41,14 @@ impl Hub {
         let file = directory.path().join("hub.toml");
         let config = format!("shards = {}\n{}", self.shards, self.config);
         std::fs::write(&file, config)?;
-        let mut command = Command::new(program()?);
+        let mut command = process::program(program()?, &self.cores)?;
         command
             .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .args(["--origin", &format!("http://{origin}")])
             .args(["--log", "json", "--config"])
             .arg(&file)
             .stderr(Stdio::piped());
-        let mut process = Process::start(&mut command, &self.cores)?;
+        let mut process = Process::start(&mut command)?;
         let log = process.child().stderr.take();
         let mut lines = BufReader::new(log.ok_or_else(|| missing("a log"))?).lines();
         let first = lines.next().ok_or_else(|| missing("a first line"))??;

@@ -8,7 +8,7 @@ mod wall;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -16,6 +16,7 @@ use crate::item::Item;
 use crate::load::Kind;
 use crate::origin::READY;
 use crate::process::{self, Process};
+use crate::scenario::DEADLINE;
 
 pub(crate) use hub::{Hub, build};
 
@@ -32,27 +33,27 @@ pub(crate) struct Server {
 
 impl Server {
     /// Processor time that it has used, the kernel's for it included.
-    pub(crate) fn cpu_time(&self) -> Duration {
+    pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
         let each = self.processes.iter().flat_map(Process::family);
         each.map(process::cpu_time).sum()
     }
 
     /// Bytes of user memory (PSS).
-    pub(crate) fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> io::Result<u64> {
         let each = self.processes.iter().flat_map(Process::family);
         each.map(process::memory).sum()
     }
 
     /// The most memory that there was at any time until it is over, as far as one sees it by looking
     /// now and then.
-    pub(crate) fn peak_memory(&self, is_over: &AtomicBool) -> u64 {
+    pub(crate) fn peak_memory(&self, is_over: &AtomicBool) -> io::Result<u64> {
         const INTERVAL: Duration = Duration::from_millis(50);
-        let mut peak = self.memory();
+        let mut peak = self.memory()?;
         while !is_over.load(Ordering::Relaxed) {
             std::thread::sleep(INTERVAL);
-            peak = peak.max(self.memory());
+            peak = peak.max(self.memory()?);
         }
-        peak
+        Ok(peak)
     }
 
     /// The sum of the hub's metrics whose name begins so.
@@ -69,8 +70,20 @@ impl Server {
 
     /// Waits until the hub's metric is this.
     pub(crate) fn until(&self, prefix: &str, value: u64) -> io::Result<()> {
-        while self.metric(prefix)? != value {}
-        Ok(())
+        /// Looking costs the hub time.
+        const INTERVAL: Duration = Duration::from_millis(5);
+        let begun = Instant::now();
+        loop {
+            let found = self.metric(prefix)?;
+            if found == value {
+                return Ok(());
+            }
+            if begun.elapsed() > DEADLINE {
+                let text = format!("{prefix} is {found} and not {value}");
+                return Err(io::Error::other(text));
+            }
+            std::thread::sleep(INTERVAL);
+        }
     }
 }
 
@@ -150,16 +163,25 @@ fn free_address() -> io::Result<SocketAddr> {
     }
 }
 
-/// Whether there is a program of this name.
-fn is_installed(program: &str) -> bool {
+/// Sees that there is a program of this name.
+fn is_installed(program: &str) -> io::Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    if std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{program} is not installed")))
+    }
 }
 
 fn until_it_listens(name: &str, at: SocketAddr, process: &mut Process) -> io::Result<()> {
-    while TcpStream::connect(at).is_err() {
+    let begun = Instant::now();
+    while let Err(error) = TcpStream::connect(at) {
         if let Some(status) = process.child().try_wait()? {
             return Err(io::Error::other(format!("{name} has ended: {status}")));
+        }
+        if begun.elapsed() > DEADLINE {
+            let text = format!("{name} does not listen on {at}: {error}");
+            return Err(io::Error::other(text));
         }
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -1,27 +1,26 @@
 //! nginx with nchan, where it is installed.
 
 use std::io;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::{Dialect, Server, free_address, is_installed, until_it_listens};
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// Where Debian puts it.
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
 impl Server {
     /// Starts nginx with nchan on a processor.
-    ///
-    /// `None` if it is not installed.
-    pub(crate) fn nchan(core: usize) -> io::Result<Option<Self>> {
-        if !is_installed("nginx") || !std::fs::exists(MODULE)? {
-            return Ok(None);
+    pub(crate) fn nchan(core: usize) -> io::Result<Self> {
+        is_installed("nginx")?;
+        if !std::fs::exists(MODULE)? {
+            return Err(io::Error::other(format!("there is no {MODULE}")));
         }
         let directory = tempfile::tempdir()?;
         let place = directory.path().display();
         let address = free_address()?;
         let config = format!(
-            "load_module {MODULE};\ndaemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\n\
+            "load_module {MODULE};\ndaemon off;\nworker_processes 1;\n\n\
              pid {place}/pid;\nerror_log {place}/error.log crit;\n\
              events {{ worker_connections 40000; }}\n\
              http {{\naccess_log off;\nkeepalive_requests 1000000000;\nkeepalive_timeout 1h;\nclient_header_timeout 1h;\n\
@@ -35,7 +34,7 @@ impl Server {
         );
         let file = directory.path().join("nginx.conf");
         std::fs::write(&file, config)?;
-        let mut command = Command::new("nginx");
+        let mut command = process::program("nginx", &[core])?;
         command
             .arg("-p")
             .arg(directory.path())
@@ -43,14 +42,14 @@ impl Server {
             .arg(&file)
             .stdout(Stdio::null())
             .stderr(Stdio::inherit());
-        let mut process = Process::start(&mut command, &[core])?;
+        let mut process = Process::start(&mut command)?;
         until_it_listens("nginx", address, &mut process)?;
-        Ok(Some(Self {
+        Ok(Self {
             clients: address,
             publish: address,
             dialect: Dialect::Nchan,
             processes: vec![process],
             _directory: Some(directory),
-        }))
+        })
     }
 }

@@ -2,24 +2,21 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use super::{Dialect, Server, free_address, is_installed, until_it_listens};
 use crate::load::Kind;
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// Where Debian puts what is not for users to change.
 const INTERNAL: &str = "/usr/lib/pushpin/internal.conf";
 
 impl Server {
     /// Starts Pushpin on a processor, without the limits that would slow it down.
-    ///
-    /// `None` if it is not installed.
-    pub(crate) fn pushpin(core: usize, origin: SocketAddr) -> io::Result<Option<Self>> {
-        if !is_installed("pushpin") || !is_installed("zurl") {
-            return Ok(None);
-        }
+    pub(crate) fn pushpin(core: usize, origin: SocketAddr) -> io::Result<Self> {
+        is_installed("pushpin")?;
+        is_installed("zurl")?;
         let directory = tempfile::tempdir()?;
         let path = directory.path();
         let (clients, publish) = (free_address()?, free_address()?);
@@ -48,28 +45,28 @@ impl Server {
              buffer_size=200000\ntimeout=600\nin_hwm=100000\nout_hwm=100000\n"
         );
         std::fs::write(path.join("zurl.conf"), zurl_config)?;
-        let mut zurl = Command::new("zurl");
+        let mut zurl = process::program("zurl", &[core])?;
         zurl.arg(format!("--config={place}/zurl.conf"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let zurl = Process::start(&mut zurl, &[core])?;
+        let zurl = Process::start(&mut zurl)?;
         std::fs::write(path.join("routes"), format!("* {origin},over_http\n"))?;
-        let mut command = Command::new("pushpin");
+        let mut command = process::program("pushpin", &[core])?;
         command
             .arg(format!("--config={place}/pushpin.conf"))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit());
-        let mut process = Process::start(&mut command, &[core])?;
+        let mut process = Process::start(&mut command)?;
         until_it_listens("Pushpin", publish, &mut process)?;
         until_it_listens("Pushpin", clients, &mut process)?;
         until_it_holds(clients)?;
-        Ok(Some(Self {
+        Ok(Self {
             clients,
             publish,
             dialect: Dialect::Grip,
             processes: vec![process, zurl],
             _directory: Some(directory),
-        }))
+        })
     }
 }
 
