@@ -3,7 +3,7 @@
 //! Start with [`scenario`]: what is measured. [`load`] is how.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
-#![expect(clippy::print_stderr, reason = "and beside them what goes wrong")]
+#![expect(clippy::print_stderr, reason = "and beside them how far it is")]
 #![expect(clippy::cast_precision_loss, reason = "figures have three digits")]
 
 mod item;
@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use origin::Origin;
-use report::Report;
+use report::{Report, Row};
 use scenario::{Bench, Candidate};
 use wall::Writes;
 
@@ -83,7 +83,7 @@ enum Command {
 enum Scenario {
     /// One channel, many subscribers.
     Fanout,
-    /// Many channels of few subscribers.
+    /// Many channels with few subscribers each.
     Channels,
     /// The cost of a delivery as channels become more.
     Flat,
@@ -132,25 +132,22 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         bench.all()
     };
+    println!("{}", report.machine());
     for scenario in Scenario::value_variants() {
         let chosen = &arguments.scenarios;
         if chosen.is_empty() || chosen.contains(scenario) {
-            report.add(&run(*scenario, &bench, &candidates)?);
+            println!("{}", report.add(&run(*scenario, &bench, &candidates)?));
+            // What is there counts, whatever becomes of the rest.
+            if let Some(file) = &arguments.json {
+                report.save(file)?;
+            }
         }
-    }
-    println!("{}", report.table());
-    if let Some(file) = &arguments.json {
-        report.save(file)?;
     }
     Ok(())
 }
 
-fn run(
-    scenario: Scenario,
-    bench: &Bench,
-    candidates: &[Candidate],
-) -> std::io::Result<Vec<report::Row>> {
-    match scenario {
+fn run(scenario: Scenario, bench: &Bench, candidates: &[Candidate]) -> std::io::Result<Vec<Row>> {
+    Ok(match scenario {
         Scenario::Fanout => scenario::fanout::run(bench, candidates),
         Scenario::Channels => scenario::channels::run(bench, candidates),
         Scenario::Flat => scenario::channels::run_flat(bench),
@@ -161,9 +158,10 @@ fn run(
         Scenario::Slow => scenario::slow::run(bench),
         Scenario::Storm => scenario::storm::run(bench),
         Scenario::Shards => {
-            let rows = scenario::shards::run(bench, &[bench.core, bench.load_core]);
+            let cores = [bench.core, bench.load_core];
+            let rows = scenario::shards::run(bench, candidates, &cores);
             process::pin(&[bench.load_core])?;
             rows
         }
-    }
+    })
 }

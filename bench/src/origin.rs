@@ -16,7 +16,13 @@ pub(crate) const READY: &str = "ready\n";
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
-    requests: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    farewells: AtomicU64,
 }
 
 impl Origin {
@@ -24,8 +30,8 @@ impl Origin {
     pub(crate) fn start(cores: &[usize]) -> io::Result<Self> {
         let listener = serve::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let address = listener.local_addr()?;
-        let requests = Arc::new(AtomicU64::new(0));
-        let mut answers = Answers(Arc::clone(&requests));
+        let counters = Arc::<Counters>::default();
+        let mut answers = Answers(Arc::clone(&counters));
         let cores = cores.to_vec();
         std::thread::Builder::new()
             .name("origin".to_owned())
@@ -34,26 +40,37 @@ impl Origin {
                 // Servers would be measured without it.
                 println!("the origin has ended: {ended:?}");
             })?;
-        Ok(Self { address, requests })
+        Ok(Self { address, counters })
     }
 
     /// Requests answered so far.
     pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.counters.requests.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that say that a WebSocket has ended.
+    pub(crate) fn farewells(&self) -> u64 {
+        self.counters.farewells.load(Ordering::Relaxed)
     }
 }
 
-struct Answers(Arc<AtomicU64>);
+struct Answers(Arc<Counters>);
 
 impl Service for Answers {
     fn answer(&mut self, _connection: usize, head: &[u8], body: &[u8], answer: &mut Vec<u8>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
         let path = request_line(head).map_or("", |(_, path)| path);
         let path = path.split('?').next().unwrap_or_default();
         let text = match path.rsplit_once('/') {
-            Some(("/stream", channels)) => held("stream", channels),
-            Some(("/poll", channels)) => held("response", channels),
-            Some(("/socket", channels)) => events(channels, body),
+            Some(("/stream", channels)) => held("stream", "", channels),
+            // Nobody is answered for want of an item while others are still set up.
+            Some(("/poll", channels)) => held("response", "Grip-Timeout: 600\r\n", channels),
+            Some(("/socket", channels)) => {
+                if !body.starts_with(b"OPEN") {
+                    self.0.farewells.fetch_add(1, Ordering::Relaxed);
+                }
+                events(channels, body)
+            }
             _ => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
         };
         answer.extend_from_slice(text.as_bytes());
@@ -65,10 +82,10 @@ impl Service for Answers {
 }
 
 /// Holds a client on channels whose names are joined by commas.
-fn held(hold: &str, channels: &str) -> String {
+fn held(hold: &str, fields: &str, channels: &str) -> String {
     let channels = channels.replace(',', ", ");
     format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nGrip-Hold: {hold}\r\nGrip-Channel: {channels}\r\nContent-Length: {}\r\n\r\n{READY}",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nGrip-Hold: {hold}\r\nGrip-Channel: {channels}\r\n{fields}Content-Length: {}\r\n\r\n{READY}",
         READY.len()
     )
 }

@@ -56,6 +56,14 @@ pub(crate) fn raise_descriptors() -> anyhow::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }
 
+/// Descriptors that this process, or one that it starts, may have.
+pub(crate) fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
 impl Process {
     /// Starts a [`program`].
     pub(crate) fn start(command: &mut Command) -> io::Result<Self> {

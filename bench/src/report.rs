@@ -1,6 +1,7 @@
 //! What was measured, as a table and as JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -24,6 +25,9 @@ pub(crate) struct Row {
     setting: String,
     server: String,
     figures: BTreeMap<&'static str, f64>,
+    /// The figures of each round, where there were several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    rounds: BTreeMap<&'static str, Vec<f64>>,
     #[serde(skip)]
     order: Vec<&'static str>,
     /// Figures that are added up over the rounds.
@@ -38,6 +42,7 @@ impl Row {
             setting: setting.to_owned(),
             server: server.to_owned(),
             figures: BTreeMap::new(),
+            rounds: BTreeMap::new(),
             order: Vec::new(),
             sums: Vec::new(),
         }
@@ -72,6 +77,18 @@ impl Row {
     }
 }
 
+impl fmt::Display for Row {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            scenario,
+            setting,
+            server,
+            ..
+        } = self;
+        write!(formatter, "{scenario}: {setting}, {server}")
+    }
+}
+
 impl Report {
     pub(crate) fn new() -> Self {
         Self {
@@ -80,63 +97,91 @@ impl Report {
         }
     }
 
-    /// Takes rows of several rounds in, each figure as the median of them, and errors as their sum.
-    pub(crate) fn add(&mut self, rounds: &[Row]) {
-        for row in rounds {
-            if self.rows.iter().any(|known| known.is_alike(row)) {
-                continue;
-            }
-            let alike = || rounds.iter().filter(|other| other.is_alike(row));
-            // A round that failed has fewer figures.
-            let fullest = alike().max_by_key(|it| it.figures.len()).unwrap_or(row);
-            let mut merged = fullest.clone();
-            for (name, value) in &mut merged.figures {
-                let mut values: Vec<f64> = alike()
-                    .filter_map(|it| it.figures.get(name).copied())
-                    .collect();
-                values.sort_by(f64::total_cmp);
-                *value = if merged.sums.contains(name) {
-                    values.iter().sum()
-                } else {
-                    values[values.len() / 2]
-                };
-            }
-            self.rows.push(merged);
-        }
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
     }
 
-    /// Tables in Markdown, one for each scenario.
-    pub(crate) fn table(&self) -> String {
-        let mut text = format!("{}\n", self.machine);
-        let mut scenario = "";
-        let mut order = &Vec::new();
-        for row in &self.rows {
-            if row.scenario != scenario {
-                scenario = row.scenario;
-                let alike = self.rows.iter().filter(|it| it.scenario == scenario);
-                let fullest = alike.max_by_key(|it| it.order.len()).unwrap_or(row);
-                order = &fullest.order;
-                let names = order.join(" | ");
-                let lines = "---:|".repeat(order.len());
-                let heading = format!(
-                    "\n### {scenario}\n\n| setting | server | {names} |\n|---|---|{lines}\n"
-                );
-                text.push_str(&heading);
+    /// Takes the rows of a scenario's rounds in, each figure as the median of them, and errors as
+    /// their sum. Gives its tables.
+    pub(crate) fn add(&mut self, rounds: &[Row]) -> String {
+        let known = self.rows.len();
+        for row in rounds {
+            if !self.rows.iter().any(|known| known.is_alike(row)) {
+                let alike = rounds.iter().filter(|it| it.is_alike(row));
+                self.rows.push(merged(&alike.collect::<Vec<_>>()));
             }
-            let figure = |name| row.figures.get(name).copied();
-            let figures: Vec<String> = order
-                .iter()
-                .map(|name| figure(name).map_or_else(|| "-".to_owned(), number))
-                .collect();
-            text.push_str(&row.line(&figures));
         }
-        text
+        table(&self.rows[known..])
     }
 
     /// Writes all of it as JSON.
     pub(crate) fn save(&self, file: &Path) -> io::Result<()> {
         std::fs::write(file, serde_json::to_string_pretty(self)?)
     }
+}
+
+/// One row for those of several rounds.
+fn merged(rounds: &[&Row]) -> Row {
+    // A round that failed has fewer figures.
+    let fullest = rounds.iter().max_by_key(|it| it.figures.len());
+    let mut merged = Row::clone(fullest.expect("a row is like itself"));
+    for (name, value) in &mut merged.figures {
+        let figures = rounds.iter().filter_map(|it| it.figures.get(name));
+        let figures: Vec<f64> = figures.copied().collect();
+        *value = if merged.sums.contains(name) {
+            figures.iter().sum()
+        } else {
+            median(&figures)
+        };
+        if figures.len() > 1 {
+            merged.rounds.insert(name, figures);
+        }
+    }
+    merged
+}
+
+/// Half of them are less, half of them are more.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
+
+/// Tables in Markdown, one for each scenario.
+fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for rows in rows.chunk_by(|a, b| a.scenario == b.scenario) {
+        let order = columns(rows);
+        let names = order.join(" | ");
+        let lines = "---:|".repeat(order.len());
+        let scenario = rows[0].scenario;
+        let heading =
+            format!("\n### {scenario}\n\n| setting | server | {names} |\n|---|---|{lines}\n");
+        text.push_str(&heading);
+        for row in rows {
+            let figure = |name| row.figures.get(name).copied();
+            let figures = order.iter();
+            let figures = figures.map(|name| figure(name).map_or_else(|| "-".to_owned(), number));
+            text += &row.line(&figures.collect::<Vec<_>>());
+        }
+    }
+    text
+}
+
+/// All figures that any of the rows has.
+fn columns(rows: &[Row]) -> Vec<&'static str> {
+    let mut columns: Vec<&str> = Vec::new();
+    for name in rows.iter().flat_map(|row| &row.order) {
+        if !columns.contains(name) {
+            columns.push(name);
+        }
+    }
+    columns
 }
 
 /// A figure with as many digits as it has meaning.
@@ -168,5 +213,24 @@ mod tests {
         };
         assert!((row.figures["us"] - 3.0).abs() < 1e-9);
         assert!((row.figures["lost"] - 7.0).abs() < 1e-9);
+        assert_eq!(row.rounds["us"], [5.0, 1.0, 3.0]);
+    }
+
+    #[test]
+    fn the_median_of_an_even_count_is_between_the_two_in_the_middle() {
+        assert!((median(&[9.0, 1.0, 2.0, 4.0]) - 3.0).abs() < 1e-9);
+        assert!((median(&[9.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_table_has_the_figures_of_all_rows() {
+        let row = |setting| Row::new("a", setting, "c");
+        let rows = [
+            row("1").with("us", 1.0),
+            row("2").with("us", 2.0).with("MB", 3.0),
+        ];
+        let table = Report::new().add(&rows);
+        assert!(table.contains("| 1 | c | 1.00 | - |"), "{table}");
+        assert!(table.contains("| 2 | c | 2.00 | 3.00 |"), "{table}");
     }
 }

@@ -1,8 +1,9 @@
 //! What was published on each channel, and how many clients have it.
 
+use std::ops::Range;
 use std::time::Instant;
 
-use super::{Arrival, Source};
+use super::Arrival;
 use crate::item::Item;
 
 #[derive(Debug, Default)]
@@ -11,8 +12,6 @@ pub(super) struct Channels(Vec<Channel>);
 #[derive(Debug, Default)]
 struct Channel {
     subscribers: u32,
-    /// Which of a run's sources publishes on it.
-    source: usize,
     /// The number of the last item that an earlier run published.
     before: u32,
     published: Vec<Published>,
@@ -36,50 +35,39 @@ impl Channels {
         }
     }
 
-    /// Begins a run.
-    pub(super) fn prepare(&mut self, source: &Source, index: usize) {
-        for number in source.channels.clone() {
+    /// Begins a run on these channels.
+    pub(super) fn prepare(&mut self, channels: Range<u32>) {
+        for number in channels {
             let channel = self.at(number);
-            channel.source = index;
             channel.before += u32::try_from(channel.published.len()).unwrap_or(0);
             channel.published.clear();
         }
     }
 
-    pub(super) fn source(&self, channel: u32) -> usize {
-        self.0[channel as usize].source
-    }
-
-    /// The number of the item that is published now.
-    pub(super) fn publish(&mut self, channel: u32, at: Instant) -> u32 {
+    /// The number of the item that is published now, and whether it is due to anybody.
+    pub(super) fn publish(&mut self, channel: u32, at: Instant) -> (u32, bool) {
         let channel = self.at(channel);
-        channel.published.push(Published {
-            at,
-            missing: channel.subscribers,
-        });
-        channel.before + u32::try_from(channel.published.len()).unwrap_or(0)
+        let missing = channel.subscribers;
+        channel.published.push(Published { at, missing });
+        let number = u32::try_from(channel.published.len()).unwrap_or(0);
+        (channel.before + number, missing > 0)
     }
 
-    /// An item has come to a client: its source, when it was published, and whether all have it now.
-    /// `None` if it belongs to an earlier run.
-    pub(super) fn arrive(
-        &mut self,
-        item: Item,
-        arrival: Arrival,
-    ) -> Option<(usize, Instant, bool)> {
+    /// An item has come to a client: when it was published, and whether all have it now. `None` if
+    /// it belongs to an earlier run.
+    pub(super) fn arrive(&mut self, item: Item, arrival: Arrival) -> Option<(Instant, bool)> {
         let channel = self.0.get_mut(item.channel as usize)?;
         let index = item.number.checked_sub(channel.before + 1)?;
         let published = channel.published.get_mut(index as usize)?;
         // What comes again would stand for what another client has not got.
         let is_due = arrival != Arrival::Repeated && published.missing > 0;
         published.missing -= u32::from(is_due);
-        let is_complete = is_due && published.missing == 0;
-        Some((channel.source, published.at, is_complete))
+        Some((published.at, is_due && published.missing == 0))
     }
 
     /// Arrivals that are still due.
-    pub(super) fn missing(&self, source: &Source) -> u64 {
-        let range = source.channels.start as usize..source.channels.end as usize;
+    pub(super) fn missing(&self, channels: Range<u32>) -> u64 {
+        let range = channels.start as usize..channels.end as usize;
         let published = self.0[range].iter().flat_map(|channel| &channel.published);
         published.map(|it| u64::from(it.missing)).sum()
     }

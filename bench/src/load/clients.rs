@@ -1,23 +1,23 @@
 //! Clients that are held and count what they receive.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Interest, Poll, Token};
-use serde::Serialize;
 
 use super::heard::Heard;
 use super::{Arrival, Readiness};
 use crate::item::{Finder, Item};
 use crate::server::Dialect;
-use crate::socket::{self, Received};
+use crate::socket::{self, Received, header};
 
 /// How clients are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Stream,
     WebSocket,
@@ -33,6 +33,9 @@ pub(super) struct Clients {
     all: Vec<Client>,
     opening: usize,
     held: usize,
+    /// Who was refused, and when each may come again.
+    refused: BinaryHeap<Reverse<(Instant, usize)>>,
+    refusals: u64,
 }
 
 #[derive(Debug)]
@@ -50,6 +53,8 @@ enum State {
     /// The request is sent, and this has come of the answer.
     Opening(Vec<u8>),
     Held,
+    /// It waits for its turn, without a connection.
+    Refused,
     /// It reads no more.
     Stopped,
 }
@@ -63,6 +68,8 @@ impl Clients {
             all: Vec::new(),
             opening: 0,
             held: 0,
+            refused: BinaryHeap::new(),
+            refusals: 0,
         }
     }
 
@@ -84,20 +91,37 @@ impl Clients {
         self.held
     }
 
+    /// How often any was refused.
+    pub(super) fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
     pub(super) fn connect(&mut self, kind: Kind, channels: &[u32], poll: &Poll) -> io::Result<()> {
         self.kind = kind;
         let number = self.all.len();
-        let from = u32::try_from(number).unwrap_or(0);
-        let mut stream = socket::connect(self.address, from)?;
-        let both = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut stream, Token(number), both)?;
         self.all.push(Client {
-            stream,
+            stream: connect(self.address, number, poll)?,
             state: State::New,
             finder: Finder::default(),
             heard: Heard::new(channels),
         });
         self.opening += 1;
+        Ok(())
+    }
+
+    /// Has those come again whose turn it is.
+    pub(super) fn connect_again(&mut self, poll: &Poll) -> io::Result<()> {
+        let now = Instant::now();
+        while let Some(Reverse((at, number))) = self.refused.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.refused.pop();
+            let client = &mut self.all[number];
+            client.stream = connect(self.address, number, poll)?;
+            client.state = State::New;
+            self.opening += 1;
+        }
         Ok(())
     }
 
@@ -159,7 +183,8 @@ impl Clients {
                 self.held += 1;
             }
         }
-        if !readiness.is_readable || matches!(client.state, State::New | State::Stopped) {
+        let is_reading = matches!(client.state, State::Opening(_) | State::Held);
+        if !readiness.is_readable || !is_reading {
             return Ok(());
         }
         loop {
@@ -168,6 +193,14 @@ impl Clients {
                     let mut bytes = &buffer[..count];
                     if let State::Opening(begun) = &mut client.state {
                         begun.extend_from_slice(bytes);
+                        if let Some(wait) = refusal(begun) {
+                            client.state = State::Refused;
+                            client.stream.shutdown(Shutdown::Both)?;
+                            self.opening -= 1;
+                            self.refusals += 1;
+                            self.refused.push(Reverse((Instant::now() + wait, number)));
+                            return Ok(());
+                        }
                         let Some(end) = beginning(begun, self.kind, self.dialect)? else {
                             return Ok(());
                         };
@@ -197,6 +230,23 @@ impl Clients {
     }
 }
 
+/// Begins to connect the client of this number.
+fn connect(address: SocketAddr, number: usize, poll: &Poll) -> io::Result<TcpStream> {
+    let from = u32::try_from(number).unwrap_or(0);
+    let mut stream = socket::connect(address, from)?;
+    let both = Interest::READABLE | Interest::WRITABLE;
+    poll.registry().register(&mut stream, Token(number), both)?;
+    Ok(stream)
+}
+
+/// How long to wait, if the answer is that the client may come later.
+fn refusal(bytes: &[u8]) -> Option<Duration> {
+    let head = bytes.starts_with(b"HTTP/1.1 503").then_some(bytes)?;
+    let end = memmem::find(head, b"\r\n\r\n")?;
+    let seconds = header(&head[..end], "retry-after")?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 /// Where the beginning of a held connection ends, if it is there.
 fn beginning(bytes: &[u8], kind: Kind, dialect: Dialect) -> io::Result<Option<usize>> {
     if memmem::find(bytes, b"\r\n\r\n").is_none() {
@@ -218,5 +268,18 @@ impl Client {
     fn ask(&self, dialect: Dialect, address: SocketAddr, kind: Kind) -> io::Result<()> {
         let request = dialect.subscribe(address, kind, self.heard.channels());
         socket::send(&self.stream, &request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_when_to_come_again() {
+        let answer = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\n\r\nlater";
+        assert_eq!(refusal(answer), Some(Duration::from_secs(3)));
+        assert_eq!(refusal(&answer[..40]), None);
+        assert_eq!(refusal(b"HTTP/1.1 200 OK\r\nRetry-After: 3\r\n\r\n"), None);
     }
 }

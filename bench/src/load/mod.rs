@@ -12,6 +12,7 @@ mod publishers;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -39,6 +40,7 @@ const FIRST_PUBLISHER: usize = 1 << 32;
 pub(crate) struct Source {
     pub(crate) channels: Range<u32>,
     pub(crate) pace: Pace,
+    pub(crate) order: Order,
     pub(crate) items: u32,
 }
 
@@ -49,6 +51,15 @@ pub(crate) enum Pace {
     InFlight(u32),
     /// After so long, whatever has arrived; latency counts from when it was due.
     Every(Duration),
+}
+
+/// Whether the items of a channel have an order that clients must find.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Order {
+    /// Each goes over any idle connection. Between connections there is no order.
+    Any,
+    /// All go over one connection, each after the answer to the one before.
+    Kept,
 }
 
 /// What came of a [`Source`].
@@ -82,7 +93,7 @@ impl Outcome {
         })
     }
 
-    /// Takes in what came of the same source at another time.
+    /// Takes in what came of the same source, or of one like it, at another time.
     pub(crate) fn add(&mut self, other: &Self) -> io::Result<()> {
         self.elapsed += other.elapsed;
         self.published += other.published;
@@ -110,12 +121,31 @@ struct Running {
     next_channel: u32,
     stride: u32,
     left: u32,
+    /// Items that have not come to all that they are due to.
     outstanding: u32,
+    /// When the next item is.
     due: Instant,
+    /// When an item arrived.
+    last: Instant,
     outcome: Outcome,
 }
 
 impl Running {
+    fn new(source: Source) -> io::Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            next_channel: source.channels.start,
+            stride: stride(u32::try_from(source.channels.len()).unwrap_or(u32::MAX)),
+            left: source.items,
+            outstanding: 0,
+            due: now,
+            last: now,
+            outcome: Outcome::new()?,
+            source,
+        })
+    }
+
+    /// An item was published.
     fn step(&mut self) {
         let Range { start, end } = self.source.channels;
         let left = end - self.next_channel;
@@ -124,6 +154,38 @@ impl Running {
         } else {
             start + (self.stride - left)
         };
+        if let Pace::Every(interval) = self.source.pace {
+            self.due += interval;
+        }
+        self.left -= 1;
+        self.outcome.published += 1;
+    }
+
+    /// Whether the next item has its time, and nothing is on its way.
+    fn is_waiting(&self, now: Instant) -> bool {
+        self.left > 0 && self.outstanding == 0 && self.due > now
+    }
+
+    /// An item has come to a client.
+    fn arrive(&mut self, channels: &mut Channels, item: Item, arrival: Arrival, now: Instant) {
+        // What an earlier run published may come late.
+        let Some((published, is_complete)) = channels.arrive(item, arrival) else {
+            return;
+        };
+        let outcome = &mut self.outcome;
+        match arrival {
+            Arrival::Repeated => {
+                outcome.repeated += 1;
+                return;
+            }
+            Arrival::Late => outcome.disordered += 1,
+            Arrival::InOrder => {}
+        }
+        outcome.delivered += 1;
+        let nanoseconds = u64::try_from((now - published).as_nanos()).unwrap_or(u64::MAX);
+        outcome.latency.saturating_record(nanoseconds);
+        self.last = now;
+        self.outstanding -= u32::from(is_complete);
     }
 }
 
@@ -175,7 +237,8 @@ impl Load {
     }
 
     /// Has clients held until there are `count`, each on the channels that `channels` says for its
-    /// number; `window` are set up at a time. Says how long that took.
+    /// number; `window` are set up at a time. Who is refused comes again when it may. Says how long
+    /// that took.
     pub(crate) fn open(
         &mut self,
         kind: Kind,
@@ -190,9 +253,11 @@ impl Load {
                 let number = self.clients.len();
                 self.clients.connect(kind, &channels(number), &self.poll)?;
             }
+            self.clients.connect_again(&self.poll)?;
+            let before = (self.clients.held(), self.clients.refusals());
+            self.turn(None, Some(Duration::from_millis(10)))?;
             let held = self.clients.held();
-            self.turn(&mut [], Some(Duration::from_millis(100)))?;
-            if self.clients.held() > held {
+            if before != (held, self.clients.refusals()) {
                 progress = Instant::now();
             } else if progress.elapsed() > PATIENCE * 4 {
                 let text = format!("only {held} of {count} clients are held");
@@ -208,6 +273,11 @@ impl Load {
         self.clients.held()
     }
 
+    /// How often a client was refused.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.clients.refusals()
+    }
+
     /// The clients of these numbers read no more; nothing is due to them.
     pub(crate) fn stop(&mut self, numbers: impl Iterator<Item = usize>) -> io::Result<()> {
         self.clients.stop(numbers, &self.poll)?;
@@ -220,90 +290,77 @@ impl Load {
         self.clients.drain(&mut self.buffer)
     }
 
-    /// Publishes until the first of the sources is through, and waits for what is on its way.
-    pub(crate) fn run(&mut self, sources: &[Source]) -> io::Result<Vec<Outcome>> {
-        let begun = Instant::now();
-        let mut running = Vec::with_capacity(sources.len());
-        for (index, source) in sources.iter().enumerate() {
-            self.channels.prepare(source, index);
-            running.push(Running {
-                source: source.clone(),
-                next_channel: source.channels.start,
-                stride: stride(u32::try_from(source.channels.len()).unwrap_or(u32::MAX)),
-                left: source.items,
-                outstanding: 0,
-                due: begun,
-                outcome: Outcome::new()?,
-            });
-        }
+    /// Publishes all items of a source, and waits for what is on its way.
+    pub(crate) fn run(&mut self, source: Source) -> io::Result<Outcome> {
+        self.run_until(source, &AtomicBool::new(false))
+    }
+
+    /// The same until it is over, however many items are left then.
+    pub(crate) fn run_until(
+        &mut self,
+        source: Source,
+        is_over: &AtomicBool,
+    ) -> io::Result<Outcome> {
+        self.channels.prepare(source.channels.clone());
+        let mut running = Running::new(source)?;
+        let begun = running.due;
         let mut progress = begun;
         loop {
-            let is_over = running.iter().any(|it| it.left == 0);
-            let wait = if is_over {
-                None
-            } else {
-                self.publish(&mut running)?
-            };
-            if is_over && running.iter().all(|it| it.outstanding == 0) {
+            if is_over.load(Ordering::Relaxed) {
+                running.left = 0;
+            }
+            let wait = self.publish(&mut running)?;
+            if running.left == 0 && running.outstanding == 0 && self.publishers.are_idle() {
                 break;
             }
-            let before = delivered(&running);
-            self.turn(&mut running, Some(wait.unwrap_or(PATIENCE / 10)))?;
+            let before = running.outcome.delivered;
+            self.turn(Some(&mut running), Some(wait.unwrap_or(PATIENCE / 10)))?;
             let now = Instant::now();
-            if delivered(&running) > before {
+            if running.outcome.delivered > before || running.is_waiting(now) {
                 progress = now;
             } else if now - progress > PATIENCE {
                 break;
             }
         }
-        let outcomes = running.into_iter().map(|mut it| {
-            it.outcome.elapsed = progress - begun;
-            it.outcome.lost = self.channels.missing(&it.source);
-            it.outcome
-        });
-        Ok(outcomes.collect())
+        let mut outcome = running.outcome;
+        outcome.elapsed = running.last - begun;
+        outcome.lost = self.channels.missing(running.source.channels);
+        Ok(outcome)
     }
 
     /// Publishes what is due, and says when something more is.
-    fn publish(&mut self, running: &mut [Running]) -> io::Result<Option<Duration>> {
-        let mut wait = None::<Duration>;
-        for (index, source) in running.iter_mut().enumerate() {
-            loop {
-                let now = Instant::now();
-                let at = match source.source.pace {
-                    Pace::InFlight(most) if source.outstanding < most => now,
-                    Pace::InFlight(_) => break,
-                    Pace::Every(_) if source.due <= now => source.due,
-                    Pace::Every(_) => {
-                        // Timeouts of epoll are up to a millisecond late.
-                        let until = (source.due - now).saturating_sub(Duration::from_millis(1));
-                        wait = Some(wait.map_or(until, |wait| wait.min(until)));
-                        break;
-                    }
-                };
-                if source.left == 0 || !self.publishers.has_idle() {
-                    break;
+    fn publish(&mut self, running: &mut Running) -> io::Result<Option<Duration>> {
+        while running.left > 0 {
+            let now = Instant::now();
+            let at = match running.source.pace {
+                Pace::InFlight(most) if running.outstanding < most => now,
+                Pace::InFlight(_) => break,
+                Pace::Every(_) if running.due <= now => running.due,
+                Pace::Every(_) => {
+                    // Timeouts of epoll are up to a millisecond late.
+                    let until = (running.due - now).saturating_sub(Duration::from_millis(1));
+                    return Ok(Some(until));
                 }
-                if let Pace::Every(interval) = source.source.pace {
-                    source.due += interval;
-                }
-                let channel = source.next_channel;
-                source.step();
-                let number = self.channels.publish(channel, at);
-                debug_assert_eq!(self.channels.source(channel), index);
-                let kind = self.clients.kind();
-                self.publishers
-                    .publish(Item { channel, number }, kind, &self.poll)?;
-                source.left -= 1;
-                source.outstanding += 1;
-                source.outcome.published += 1;
-            }
+            };
+            let channel = running.next_channel;
+            let Some(publisher) = self.publishers.take_idle(running.source.order, channel) else {
+                break;
+            };
+            let (number, is_due) = self.channels.publish(channel, at);
+            let (item, kind) = (Item { channel, number }, self.clients.kind());
+            self.publishers.publish(publisher, item, kind, &self.poll)?;
+            running.step();
+            running.outstanding += u32::from(is_due);
         }
-        Ok(wait)
+        Ok(None)
     }
 
     /// Waits for something to happen, and deals with it.
-    fn turn(&mut self, running: &mut [Running], wait: Option<Duration>) -> io::Result<()> {
+    fn turn(
+        &mut self,
+        mut running: Option<&mut Running>,
+        wait: Option<Duration>,
+    ) -> io::Result<()> {
         match self.poll.poll(&mut self.events, wait) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
@@ -322,7 +379,9 @@ impl Load {
                 &mut self.buffer,
                 |item, arrival| {
                     let now = *now.get_or_insert_with(Instant::now);
-                    arrive(channels, running, item, arrival, now);
+                    if let Some(running) = &mut running {
+                        running.arrive(channels, item, arrival, now);
+                    }
                 },
             )?;
         }
@@ -354,41 +413,6 @@ enum Arrival {
     Repeated,
 }
 
-fn arrive(
-    channels: &mut Channels,
-    running: &mut [Running],
-    item: Item,
-    arrival: Arrival,
-    now: Instant,
-) {
-    // What an earlier run published may come late.
-    let Some((source, published, is_complete)) = channels.arrive(item, arrival) else {
-        return;
-    };
-    let Some(running) = running.get_mut(source) else {
-        return;
-    };
-    let outcome = &mut running.outcome;
-    match arrival {
-        Arrival::Repeated => {
-            outcome.repeated += 1;
-            return;
-        }
-        Arrival::Late => outcome.disordered += 1,
-        Arrival::InOrder => {}
-    }
-    outcome.delivered += 1;
-    let nanoseconds = u64::try_from((now - published).as_nanos()).unwrap_or(u64::MAX);
-    outcome.latency.saturating_record(nanoseconds);
-    if is_complete {
-        running.outstanding -= 1;
-    }
-}
-
-fn delivered(running: &[Running]) -> u64 {
-    running.iter().map(|it| it.outcome.delivered).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,37 +420,34 @@ mod tests {
     /// What two clients of channel 0 have had.
     struct Two {
         channels: Channels,
-        running: Vec<Running>,
+        running: Running,
         heard: [heard::Heard; 2],
+    }
+
+    fn three() -> Source {
+        Source {
+            channels: 0..1,
+            pace: Pace::InFlight(3),
+            order: Order::Any,
+            items: 3,
+        }
     }
 
     impl Two {
         /// Three items are on their way.
         fn new() -> Self {
-            let source = Source {
-                channels: 0..1,
-                pace: Pace::InFlight(3),
-                items: 3,
-            };
+            let mut running = Running::new(three()).expect("bounds are right");
             let mut channels = Channels::default();
             channels.count([0, 0].into_iter());
-            channels.prepare(&source, 0);
-            let now = Instant::now();
+            channels.prepare(0..1);
             for _ in 0..3 {
-                channels.publish(0, now);
+                let (_, is_due) = channels.publish(0, running.due);
+                running.outstanding += u32::from(is_due);
+                running.step();
             }
-            let running = Running {
-                source,
-                next_channel: 0,
-                stride: stride(1),
-                left: 0,
-                outstanding: 3,
-                due: now,
-                outcome: Outcome::new().expect("bounds are right"),
-            };
             Self {
                 channels,
-                running: vec![running],
+                running,
                 heard: [heard::Heard::new(&[0]), heard::Heard::new(&[0])],
             }
         }
@@ -439,22 +460,21 @@ mod tests {
                 };
                 let arrival = self.heard[client].take(item);
                 let now = Instant::now();
-                arrive(&mut self.channels, &mut self.running, item, arrival, now);
+                self.running.arrive(&mut self.channels, item, arrival, now);
             }
         }
 
         /// Outstanding, delivered, lost, repeated, out of order.
         fn counts(&self) -> [u64; 5] {
             let Running {
-                source,
                 outstanding,
                 outcome,
                 ..
-            } = &self.running[0];
+            } = &self.running;
             [
                 u64::from(*outstanding),
                 outcome.delivered,
-                self.channels.missing(source),
+                self.channels.missing(0..1),
                 outcome.repeated,
                 outcome.disordered,
             ]
@@ -464,10 +484,12 @@ mod tests {
     #[test]
     fn a_part_of_the_turns_goes_to_all_clients() {
         const CHANNELS: u32 = 100_000;
-        let mut running = Two::new().running.remove(0);
-        running.source.channels = 5..5 + CHANNELS;
-        running.next_channel = 5;
-        running.stride = stride(CHANNELS);
+        let source = Source {
+            channels: 5..5 + CHANNELS,
+            items: CHANNELS,
+            ..three()
+        };
+        let mut running = Running::new(source).expect("bounds are right");
         let mut visits = vec![0; CHANNELS as usize];
         for turn in 1..=CHANNELS {
             visits[running.next_channel as usize - 5] += 1;
@@ -489,7 +511,7 @@ mod tests {
         two.arrive(0, &[1, 2, 3]);
         two.arrive(1, &[3, 1, 2]);
         assert_eq!(two.counts(), [0, 6, 0, 0, 2]);
-        assert_eq!(two.running[0].outcome.latency.len(), 6);
+        assert_eq!(two.running.outcome.latency.len(), 6);
     }
 
     #[test]
@@ -498,5 +520,15 @@ mod tests {
         two.arrive(0, &[1, 2, 2, 3, 3]);
         two.arrive(1, &[1, 3]);
         assert_eq!(two.counts(), [1, 5, 1, 2, 0]);
+    }
+
+    #[test]
+    fn an_item_for_nobody_is_not_waited_for() {
+        let mut channels = Channels::default();
+        channels.count([0, 1].into_iter());
+        channels.count([1].into_iter());
+        channels.prepare(0..2);
+        assert_eq!(channels.publish(0, Instant::now()), (1, false));
+        assert_eq!(channels.publish(1, Instant::now()), (1, true));
     }
 }

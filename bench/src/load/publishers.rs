@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 use mio::{Interest, Poll, Token};
 
-use super::FIRST_PUBLISHER;
 use super::clients::Kind;
+use super::{FIRST_PUBLISHER, Order};
 use crate::item::Item;
 use crate::server::Dialect;
 use crate::socket::{self, Received, header};
@@ -46,14 +46,31 @@ impl Publishers {
         })
     }
 
-    pub(super) fn has_idle(&self) -> bool {
-        !self.idle.is_empty()
+    /// Whether all requests were answered.
+    pub(super) fn are_idle(&self) -> bool {
+        self.idle.len() == self.connections.len()
     }
 
-    /// Publishes over a connection that is idle.
-    pub(super) fn publish(&mut self, item: Item, kind: Kind, poll: &Poll) -> io::Result<()> {
-        let idle = self.idle.pop();
-        let number = idle.ok_or_else(|| io::Error::other("no idle publisher"))?;
+    /// A connection over which the channel's next item may go now.
+    pub(super) fn take_idle(&mut self, order: Order, channel: u32) -> Option<usize> {
+        match order {
+            Order::Any => self.idle.pop(),
+            Order::Kept => {
+                let number = channel as usize % self.connections.len();
+                let place = self.idle.iter().position(|idle| *idle == number)?;
+                Some(self.idle.swap_remove(place))
+            }
+        }
+    }
+
+    /// Publishes over a connection that was idle.
+    pub(super) fn publish(
+        &mut self,
+        number: usize,
+        item: Item,
+        kind: Kind,
+        poll: &Poll,
+    ) -> io::Result<()> {
         let request = self.dialect.publish(self.address, item, kind);
         let publisher = &mut self.connections[number];
         if publisher.is_over {
@@ -134,10 +151,24 @@ mod tests {
             channel: 0,
             number: 1,
         };
-        publishers.publish(item, Kind::Stream, &poll)?;
+        let number = publishers.take_idle(Order::Any, 0).expect("it is idle");
+        publishers.publish(number, item, Kind::Stream, &poll)?;
         drop(listener.accept()?);
         poll.poll(&mut events, Some(Duration::from_secs(10)))?;
         assert!(publishers.read(0, &mut buffer).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn where_order_counts_an_item_waits_for_the_answer_to_the_one_before() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let poll = Poll::new()?;
+        let mut publishers = Publishers::connect(listener.local_addr()?, Dialect::Grip, 4, &poll)?;
+        assert_eq!(publishers.take_idle(Order::Kept, 1), Some(1));
+        assert_eq!(publishers.take_idle(Order::Kept, 5), None);
+        assert_eq!(publishers.take_idle(Order::Kept, 2), Some(2));
+        publishers.idle.push(1);
+        assert_eq!(publishers.take_idle(Order::Kept, 5), Some(1));
         Ok(())
     }
 }

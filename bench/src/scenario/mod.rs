@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::load::{Kind, Load, Outcome, Pace, Source};
+use crate::load::{Kind, Load, Order, Outcome, Pace, Source};
 use crate::origin::Origin;
 use crate::process::own_cpu_time;
 use crate::report::Row;
@@ -66,7 +66,7 @@ impl Candidate {
     }
 
     /// Whether it is another hub.
-    pub(crate) fn is_peer(&self) -> bool {
+    fn is_peer(&self) -> bool {
         matches!(self, Self::Pushpin | Self::Nchan)
     }
 
@@ -93,16 +93,30 @@ impl Candidate {
         &self,
         row: &Row,
         mut measured: impl FnMut(Row) -> io::Result<Row>,
-    ) -> io::Result<Row> {
-        const ATTEMPTS: u64 = 5;
+    ) -> Row {
+        let mut rows = self.attempt_all(row, || Ok(vec![measured(row.clone())?]));
+        rows.swap_remove(0)
+    }
+
+    /// The same where several rows are measured together; `all` stands for them if none is.
+    pub(crate) fn attempt_all(
+        &self,
+        all: &Row,
+        mut measured: impl FnMut() -> io::Result<Vec<Row>>,
+    ) -> Vec<Row> {
         const FAILED: &str = "failed attempts";
-        for failed in 0..ATTEMPTS {
-            match measured(row.clone()) {
-                Err(error) if self.is_peer() => println!("{} fails: {error}", self.name()),
-                row => return row.map(|row| row.with_count(FAILED, failed)),
+        let attempts = if self.is_peer() { 5 } else { 1 };
+        eprintln!("{all}");
+        for failed in 0..attempts {
+            match measured() {
+                Ok(rows) => {
+                    let rows = rows.into_iter();
+                    return rows.map(|row| row.with_count(FAILED, failed)).collect();
+                }
+                Err(error) => eprintln!("{all} fails: {error}"),
             }
         }
-        Ok(row.clone().with_count(FAILED, ATTEMPTS))
+        vec![all.clone().with_count(FAILED, attempts)]
     }
 }
 
@@ -156,23 +170,31 @@ pub(crate) fn hold(server: &Server, load: &mut Load, kind: Kind, count: usize) -
     Ok(())
 }
 
-/// Publishes 200 items a second on channel 1 until it is over, so many in each step and at least in
-/// one.
-pub(crate) fn publish_until(
-    load: &mut Load,
-    step: u32,
-    is_over: &AtomicBool,
-) -> io::Result<Outcome> {
-    let source = Source {
+/// So many items on channel 1, 200 a second.
+pub(crate) fn steady(items: u32) -> Source {
+    Source {
         channels: 1..2,
         pace: Pace::Every(Duration::from_millis(5)),
-        items: step,
-    };
-    let mut all = load.run(std::slice::from_ref(&source))?.remove(0);
-    while !is_over.load(Ordering::Relaxed) {
-        all.add(&load.run(std::slice::from_ref(&source))?.remove(0))?;
+        order: Order::Kept,
+        items,
     }
-    Ok(all)
+}
+
+/// Publishes 200 items a second to clients of channel 1, while something else goes on.
+pub(crate) fn meanwhile<T>(
+    load: &mut Load,
+    other: impl FnOnce() -> io::Result<T>,
+) -> io::Result<(Outcome, T)> {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // A thread of its own: it would wait for what other clients read.
+        let background = scope.spawn(|| load.run_until(steady(u32::MAX), &is_over));
+        let other = other();
+        is_over.store(true, Ordering::Relaxed);
+        let outcome = background.join();
+        let outcome = outcome.map_err(|_| io::Error::other("publishing failed"))??;
+        Ok((outcome, other?))
+    })
 }
 
 /// Publishes `items` on one channel, with so many on their way.
@@ -180,6 +202,7 @@ pub(crate) fn closed(in_flight: u32, items: u32) -> Source {
     Source {
         channels: 0..1,
         pace: Pace::InFlight(in_flight),
+        order: Order::Any,
         items,
     }
 }
@@ -195,17 +218,16 @@ pub(crate) struct Cost {
     pub(crate) busy: f64,
 }
 
-/// Runs one source and says what came of it, and what it took.
+/// Runs a source and says what came of it, and what it took.
 pub(crate) fn measure(
     server: &Server,
     load: &mut Load,
     source: Source,
 ) -> io::Result<(Outcome, Cost)> {
     let (before, own) = (server.cpu_time()?, own_cpu_time()?);
-    let mut outcomes = load.run(&[source])?;
+    let outcome = load.run(source)?;
     let own = own_cpu_time()?.saturating_sub(own);
     let used = server.cpu_time()?.saturating_sub(before);
-    let outcome = outcomes.remove(0);
     let deliveries = outcome.delivered.max(1) as f64;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / deliveries;
     let cost = Cost {
@@ -216,9 +238,8 @@ pub(crate) fn measure(
     Ok((outcome, cost))
 }
 
-/// Whether all is right with what arrived.
+/// Whether all is right with what arrived, apart from its order.
 pub(crate) fn with_errors(row: Row, outcome: &Outcome) -> Row {
     row.with_count("lost", outcome.lost)
         .with_count("repeated", outcome.repeated)
-        .with_count("out of order", outcome.disordered)
 }

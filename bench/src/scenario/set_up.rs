@@ -10,7 +10,7 @@ const CLIENTS: usize = 15_000;
 /// Clients that are set up at a time.
 const WINDOW: usize = 500;
 
-pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row>> {
+pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> Vec<Row> {
     let mut rows = Vec::new();
     for kind in [Kind::Stream, Kind::WebSocket] {
         for _ in 0..bench.rounds {
@@ -18,12 +18,13 @@ pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> io::Result<Vec<Row
                 let (clients, window) = (candidate.clients(CLIENTS), candidate.window(WINDOW));
                 let setting = format!("{kind:?}, {clients}, {window} at a time");
                 let row = Row::new("set-up", &setting, candidate.name());
-                let one = |row| one(bench, candidate, kind, (clients, window), row);
-                rows.push(candidate.attempt(&row, one)?);
+                rows.push(candidate.attempt(&row, |row| {
+                    one(bench, candidate, kind, (clients, window), row)
+                }));
             }
         }
     }
-    Ok(rows)
+    rows
 }
 
 fn one(

@@ -12,7 +12,7 @@ use super::{Bench, Candidate};
 use crate::item::Item;
 use crate::load::{Kind, Load};
 use crate::process::pin;
-use crate::report::Row;
+use crate::report::{Row, median};
 use crate::server::{Hub, Server};
 use crate::wall::Writes;
 
@@ -25,24 +25,30 @@ const WINDOW: usize = 256;
 const CHANNEL: u32 = 0;
 const EMPTY: u32 = 1;
 
-pub(crate) fn run(bench: &Bench, cores: &[usize]) -> io::Result<Vec<Row>> {
+pub(crate) fn run(bench: &Bench, candidates: &[Candidate], cores: &[usize]) -> Vec<Row> {
     let mut rows = Vec::new();
     for kind in [Kind::Stream, Kind::WebSocket] {
         for _ in 0..bench.rounds {
-            let one = Group::of_loops(bench, kind, cores, 1)?.speed()?;
-            let two = Group::of_loops(bench, kind, cores, 2)?.speed()?;
-            rows.push(row(kind, &Candidate::Wall(Writes::Each), one, two));
-            let one = Group::of_shards(bench, kind, cores, 1)?.speed()?;
-            let two = Group::of_shards(bench, kind, cores, 2)?.speed()?;
-            rows.push(row(kind, &bench.hub(), one, two));
+            for candidate in candidates {
+                let group = match candidate {
+                    Candidate::Wall(Writes::Each) => Group::of_loops,
+                    Candidate::Hub(_) => Group::of_shards,
+                    _ => continue,
+                };
+                let row = Row::new("shards", &format!("{kind:?}, {CLIENTS}"), candidate.name());
+                rows.push(candidate.attempt(&row, |row| {
+                    let one = group(bench, kind, cores, 1)?.speed()?;
+                    let two = group(bench, kind, cores, 2)?.speed()?;
+                    Ok(with_speeds(row, one, two))
+                }));
+            }
         }
     }
-    Ok(rows)
+    rows
 }
 
-fn row(kind: Kind, candidate: &Candidate, one: Speed, two: Speed) -> Row {
-    Row::new("shards", &format!("{kind:?}, {CLIENTS}"), candidate.name())
-        .with("deliveries/s of one", one.per_second)
+fn with_speeds(row: Row, one: Speed, two: Speed) -> Row {
+    row.with("deliveries/s of one", one.per_second)
         .with("of two", two.per_second)
         .with("ratio", two.per_second / one.per_second)
         .with("CPU us/delivery of one", one.cost)
@@ -142,8 +148,8 @@ impl Group {
                 self.deliver(number)?;
             }
             if batch > 0 {
-                taken.push(begun.elapsed());
-                used.push(self.cpu_time()?.saturating_sub(cpu));
+                taken.push(begun.elapsed().as_secs_f64());
+                used.push(self.cpu_time()?.saturating_sub(cpu).as_secs_f64());
             }
             for member in &mut self.members {
                 member.load.drain()?;
@@ -151,8 +157,8 @@ impl Group {
         }
         let deliveries = f64::from(BATCH) * CLIENTS as f64;
         Ok(Speed {
-            per_second: deliveries / median(taken).as_secs_f64(),
-            cost: median(used).as_secs_f64() * 1e6 / deliveries,
+            per_second: deliveries / median(&taken),
+            cost: median(&used) * 1e6 / deliveries,
         })
     }
 
@@ -246,9 +252,4 @@ fn received(load: &mut Load) -> io::Result<u64> {
         }
     }
     Ok(total)
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
 }
