@@ -129,7 +129,8 @@ impl Dialect {
     ) -> Vec<u8> {
         let channels = channels.map(channel).collect::<Vec<_>>().join(",");
         let (path, fields) = match kind {
-            Kind::Stream if self == Self::Nchan => ("stream", "Accept: text/event-stream\r\n"),
+            // Without this header it is a long-poll.
+            Kind::Stream if self == Self::Nchan => ("stream", "TE: chunked\r\n"),
             Kind::Stream => ("stream", ""),
             Kind::Poll => ("poll", ""),
             Kind::WebSocket => (
@@ -144,7 +145,7 @@ impl Dialect {
     pub(crate) fn beginning(self) -> &'static [u8] {
         match self {
             Self::Grip => READY.as_bytes(),
-            Self::Nchan => b": hi\n",
+            Self::Nchan => b"\r\n\r\n",
         }
     }
 }
