@@ -25,6 +25,9 @@ use crate::wall::Writes;
 /// How long anything that must happen is waited for.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// More would take Pushpin very long.
+const PUSHPIN_CLIENTS: usize = 2_000;
+
 /// Where servers run, and the load.
 #[derive(Debug, Clone)]
 pub(crate) struct Bench {
@@ -60,7 +63,7 @@ impl Candidate {
         match self {
             Self::Wall(writes) => Server::wall(*writes, core),
             Self::Hub(hub) => hub.start(origin),
-            Self::Pushpin => Server::pushpin(core, origin),
+            Self::Pushpin => Server::pushpin(core, origin, PUSHPIN_CLIENTS),
             Self::Nchan => Server::nchan(core),
         }
     }
@@ -71,10 +74,10 @@ impl Candidate {
     }
 
     /// How many clients are set up at a time: this many, but few with Pushpin, which ends some of
-    /// many that come at once.
+    /// many that come at once (see [`Server::pushpin`]).
     pub(crate) fn window(&self, most: usize) -> usize {
         match self {
-            Self::Pushpin => most.min(16),
+            Self::Pushpin => most.min(4),
             _ => most,
         }
     }
@@ -82,7 +85,7 @@ impl Candidate {
     /// How many clients there are: this many, but few with Pushpin, which takes very long.
     pub(crate) fn clients(&self, most: usize) -> usize {
         match self {
-            Self::Pushpin => most.min(2_000),
+            Self::Pushpin => most.min(PUSHPIN_CLIENTS),
             _ => most,
         }
     }

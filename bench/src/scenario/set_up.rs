@@ -7,15 +7,20 @@ use crate::load::Kind;
 use crate::report::Row;
 
 const CLIENTS: usize = 15_000;
-/// Clients that are set up at a time.
+/// Clients that are set up at a time, and with Pushpin.
 const WINDOW: usize = 500;
+const PUSHPIN_WINDOW: usize = 16;
 
 pub(crate) fn run(bench: &Bench, candidates: &[Candidate]) -> Vec<Row> {
     let mut rows = Vec::new();
     for kind in [Kind::Stream, Kind::WebSocket] {
         for _ in 0..bench.rounds {
             for candidate in candidates {
-                let (clients, window) = (candidate.clients(CLIENTS), candidate.window(WINDOW));
+                let clients = candidate.clients(CLIENTS);
+                let window = match candidate {
+                    Candidate::Pushpin => PUSHPIN_WINDOW,
+                    _ => WINDOW,
+                };
                 let setting = format!("{kind:?}, {clients}, {window} at a time");
                 let row = Row::new("set-up", &setting, candidate.name());
                 rows.push(candidate.attempt(&row, |row| {

@@ -14,19 +14,31 @@ const INTERNAL: &str = "/usr/lib/pushpin/internal.conf";
 
 impl Server {
     /// Starts Pushpin on a processor, without the limits that would slow it down.
-    pub(crate) fn pushpin(core: usize, origin: SocketAddr) -> io::Result<Self> {
+    ///
+    /// Its connection manager, condure, sends a keep-alive for some of its connections every tenth
+    /// of a second: for 1 of 450 of those that there may be, however few there are. One that goes
+    /// to the proxy while a client is handed over to the handler lacks there: the handler logs
+    /// "received message out of sequence, canceling" and ends the client. So there may be hardly
+    /// more connections than are needed, and few clients should come at a time.
+    pub(crate) fn pushpin(
+        core: usize,
+        origin: SocketAddr,
+        clients_at_most: usize,
+    ) -> io::Result<Self> {
         is_installed("pushpin")?;
         is_installed("zurl")?;
         let directory = tempfile::tempdir()?;
         let path = directory.path();
         let (clients, publish) = (free_address()?, free_address()?);
         let place = path.display();
+        // Its two threads do not share them evenly.
+        let connections = clients_at_most + clients_at_most / 10 + 10;
         let (port, publish_port) = (clients.port(), publish.port());
         let config = format!(
             "[global]\ninclude={place}/internal.conf\nrundir={place}\nipc_prefix=b-\nport_offset=0\n\
              stats_connection_ttl=120\n\
              [runner]\nservices=condure,pushpin-proxy,pushpin-handler\nhttp_port={port}\nlogdir={place}\n\
-             log_level=0\nclient_buffer_size=8192\nclient_maxconn=25000\n\
+             log_level=0\nclient_buffer_size=8192\nclient_maxconn={connections}\n\
              [proxy]\nroutesfile={place}/routes\nsig_key=changeme\n\
              [handler]\npush_in_spec=ipc://{place}/in\npush_in_sub_specs=ipc://{place}/sub\n\
              push_in_http_addr=127.0.0.1\npush_in_http_port={publish_port}\ncommand_spec=ipc://{place}/command\n\
