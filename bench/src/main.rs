@@ -99,6 +99,8 @@ enum Scenario {
     Slow,
     /// All clients drop and come back.
     Storm,
+    /// Clients that subscribe and leave.
+    Visits,
     /// Two shards beside one.
     Shards,
 }
@@ -157,6 +159,7 @@ fn run(scenario: Scenario, bench: &Bench, candidates: &[Candidate]) -> std::io::
         Scenario::Neighbour => scenario::neighbour::run(bench),
         Scenario::Slow => scenario::slow::run(bench),
         Scenario::Storm => scenario::storm::run(bench),
+        Scenario::Visits => scenario::visits::run(bench),
         Scenario::Shards => {
             let cores = [bench.core, bench.load_core];
             let rows = scenario::shards::run(bench, candidates, &cores);

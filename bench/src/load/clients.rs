@@ -96,6 +96,11 @@ impl Clients {
         self.refusals
     }
 
+    /// Those of these numbers and above leave; all are held.
+    pub(super) fn leave(&mut self, from: usize) {
+        self.held -= self.all.drain(from..).len();
+    }
+
     pub(super) fn connect(&mut self, kind: Kind, channels: &[u32], poll: &Poll) -> io::Result<()> {
         self.kind = kind;
         let number = self.all.len();

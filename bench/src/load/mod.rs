@@ -278,6 +278,12 @@ impl Load {
         self.clients.refusals()
     }
 
+    /// The clients of these numbers and above leave.
+    pub(crate) fn leave(&mut self, from: usize) {
+        self.clients.leave(from);
+        self.channels.count(self.clients.subscriptions());
+    }
+
     /// The clients of these numbers read no more; nothing is due to them.
     pub(crate) fn stop(&mut self, numbers: impl Iterator<Item = usize>) -> io::Result<()> {
         self.clients.stop(numbers, &self.poll)?;

@@ -9,6 +9,7 @@ pub(crate) mod set_up;
 pub(crate) mod shards;
 pub(crate) mod slow;
 pub(crate) mod storm;
+pub(crate) mod visits;
 
 use std::io;
 use std::net::SocketAddr;
