@@ -101,6 +101,8 @@ enum Scenario {
     Storm,
     /// Clients that subscribe and leave.
     Visits,
+    /// What is asked of sockets.
+    Sockets,
     /// Two shards beside one.
     Shards,
 }
@@ -160,6 +162,7 @@ fn run(scenario: Scenario, bench: &Bench, candidates: &[Candidate]) -> std::io::
         Scenario::Slow => scenario::slow::run(bench),
         Scenario::Storm => scenario::storm::run(bench),
         Scenario::Visits => scenario::visits::run(bench),
+        Scenario::Sockets => scenario::sockets::run(bench),
         Scenario::Shards => {
             let cores = [bench.core, bench.load_core];
             let rows = scenario::shards::run(bench, candidates, &cores);

@@ -8,6 +8,7 @@ pub(crate) mod poll;
 pub(crate) mod set_up;
 pub(crate) mod shards;
 pub(crate) mod slow;
+pub(crate) mod sockets;
 pub(crate) mod storm;
 pub(crate) mod visits;
 

@@ -36,7 +36,7 @@ pub(crate) fn run(bench: &Bench) -> Vec<Row> {
 }
 
 /// One storm at a hub with this limit.
-fn round(scenario: &'static str, bench: &Bench, kind: Kind, limit: &str) -> Row {
+pub(super) fn round(scenario: &'static str, bench: &Bench, kind: Kind, limit: &str) -> Row {
     let config = format!("[limits]\n{limit}\n");
     let candidate = Candidate::Hub(Hub::on(bench.core).with(&config));
     let window = window();
