@@ -1,5 +1,6 @@
 //! A server that does nothing but what cannot be left out: it keeps sockets by channel, and writes
-//! what is published to each. No hub can be faster, so it is the wall that hubs are held against.
+//! what is published to each. With as many items in each write no hub can be faster, so it is the wall
+//! that hubs are held against.
 
 use std::convert::Infallible;
 use std::io;

@@ -8,6 +8,7 @@ mod channels;
 mod clients;
 mod heard;
 mod publishers;
+mod timer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use crate::server::Dialect;
 use channels::Channels;
 use clients::Clients;
 use publishers::Publishers;
+use timer::Timer;
 
 pub(crate) use clients::Kind;
 
@@ -34,6 +36,7 @@ const READ: usize = 256 * 1024;
 /// Connections that publish, as many as items are ever in flight, and the first of their tokens.
 const PUBLISHERS: usize = 64;
 const FIRST_PUBLISHER: usize = 1 << 32;
+const TIMER: Token = Token(FIRST_PUBLISHER - 1);
 
 /// What is published in a run, on each of its channels in turn; one after the other are far apart.
 #[derive(Debug, Clone)]
@@ -214,6 +217,7 @@ pub(crate) struct Load {
     clients: Clients,
     publishers: Publishers,
     channels: Channels,
+    timer: Timer,
     buffer: Box<[u8]>,
 }
 
@@ -230,6 +234,7 @@ impl Load {
             clients: Clients::new(clients, dialect),
             publishers,
             channels: Channels::default(),
+            timer: Timer::new(&poll, TIMER)?,
             poll,
             events: Events::with_capacity(4096),
             buffer: vec![0; READ].into(),
@@ -255,7 +260,7 @@ impl Load {
             }
             self.clients.connect_again(&self.poll)?;
             let before = (self.clients.held(), self.clients.refusals());
-            self.turn(None, Some(Duration::from_millis(10)))?;
+            self.turn(None, Duration::from_millis(10))?;
             let held = self.clients.held();
             if before != (held, self.clients.refusals()) {
                 progress = Instant::now();
@@ -315,12 +320,12 @@ impl Load {
             if is_over.load(Ordering::Relaxed) {
                 running.left = 0;
             }
-            let wait = self.publish(&mut running)?;
+            self.publish(&mut running)?;
             if running.left == 0 && running.outstanding == 0 && self.publishers.are_idle() {
                 break;
             }
             let before = running.outcome.delivered;
-            self.turn(Some(&mut running), Some(wait.unwrap_or(PATIENCE / 10)))?;
+            self.turn(Some(&mut running), PATIENCE / 10)?;
             let now = Instant::now();
             if running.outcome.delivered > before || running.is_waiting(now) {
                 progress = now;
@@ -334,8 +339,8 @@ impl Load {
         Ok(outcome)
     }
 
-    /// Publishes what is due, and says when something more is.
-    fn publish(&mut self, running: &mut Running) -> io::Result<Option<Duration>> {
+    /// Publishes what is due, and sets the timer for what is due later.
+    fn publish(&mut self, running: &mut Running) -> io::Result<()> {
         while running.left > 0 {
             let now = Instant::now();
             let at = match running.source.pace {
@@ -343,9 +348,8 @@ impl Load {
                 Pace::InFlight(_) => break,
                 Pace::Every(_) if running.due <= now => running.due,
                 Pace::Every(_) => {
-                    // Timeouts of epoll are up to a millisecond late.
-                    let until = (running.due - now).saturating_sub(Duration::from_millis(1));
-                    return Ok(Some(until));
+                    self.timer.set(running.due - now)?;
+                    break;
                 }
             };
             let channel = running.next_channel;
@@ -358,21 +362,20 @@ impl Load {
             running.step();
             running.outstanding += u32::from(is_due);
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Waits for something to happen, and deals with it.
-    fn turn(
-        &mut self,
-        mut running: Option<&mut Running>,
-        wait: Option<Duration>,
-    ) -> io::Result<()> {
-        match self.poll.poll(&mut self.events, wait) {
+    fn turn(&mut self, mut running: Option<&mut Running>, wait: Duration) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
         }
         for event in &self.events {
             let Token(token) = event.token();
+            if event.token() == TIMER {
+                continue;
+            }
             if let Some(publisher) = token.checked_sub(FIRST_PUBLISHER) {
                 self.publishers.read(publisher, &mut self.buffer)?;
                 continue;
