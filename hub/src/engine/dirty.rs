@@ -203,7 +203,9 @@ mod tests {
             let first: Vec<_> = (0..TURN).filter_map(|_| dirty.pop()).collect();
             assert_eq!(first.len(), TURN);
             dirty.begin(Cause::Item(0), 10_000);
-            first.into_iter().for_each(|key| dirty.push(key));
+            for key in first {
+                dirty.push(key);
+            }
             dirty.end();
             assert_eq!(dirty.many.len(), 1, "in turn {turn}");
         }

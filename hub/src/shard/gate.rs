@@ -84,7 +84,9 @@ mod tests {
     }
 
     fn write(gate: &mut Gate, writes: usize) {
-        (0..writes).for_each(|_| gate.wrote());
+        for _ in 0..writes {
+            gate.wrote();
+        }
     }
 
     #[test]
