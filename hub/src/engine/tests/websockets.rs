@@ -1055,6 +1055,21 @@ fn a_client_that_reads_is_not_slow_because_others_share_while_its_origin_is_amid
 }
 
 #[test]
+fn a_client_that_reads_does_not_stall_because_its_origin_does() {
+    let mut bench = Bench::new();
+    let key = bench.amid_message(SlowClients::Disconnect, r#","prev-id":"0""#);
+    bench.publish_text(1, 60);
+    bench.engine.session(key).unwrap().has_missed = true;
+    let now = bench.now;
+    bench.engine.go_on(key, now);
+    bench.wait(61);
+    bench.wait(61);
+    assert_eq!(bench.outputs(), [""; 0]);
+    assert_eq!(bench.items_behind(key), "Last end 1");
+    assert_eq!(bench.outputs(), ["catch up a=1"]);
+}
+
+#[test]
 fn what_waits_for_the_end_of_a_message_is_counted_until_it_is_written_or_given_up() {
     let mut bench = Bench::new();
     let key = bench.amid_message(SlowClients::Disconnect, "");
