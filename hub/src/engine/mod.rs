@@ -692,19 +692,20 @@ impl Engine {
         Some(after)
     }
 
-    /// Counts what a write has left. Where more waits than may wait for all, whoever has more to
-    /// read than before has to make room, though nobody knows yet how fast it reads.
+    /// Counts what a write has left. Where more waits than may wait for all, whoever had not read
+    /// everything and has more to read than before has to make room. What a first write leaves says
+    /// nothing yet of how fast a client reads: one large item must not end all its subscribers.
     fn count_left(&mut self, key: ConnectionKey, waiting: usize) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let has_more = waiting > connection.outbox.left();
+        let before = connection.outbox.left();
         self.count_pending(key, waiting);
-        if !has_more {
-            self.note_read(key);
+        if waiting <= before {
+            return self.note_read(key);
         }
         let excess = self.budget.excess();
-        if has_more && excess > 0 {
+        if before > 0 && excess > 0 {
             self.relieve(key, excess);
         }
     }

@@ -1114,6 +1114,24 @@ fn an_origin_that_was_stopped_by_items_is_read_on() {
     assert_eq!(bench.outputs(), ["resume origin"]);
 }
 
+/// Its origin's messages are for the client whatever waits; they are not read on, but what has come
+/// of them has to go somewhere.
+#[test]
+fn who_gets_more_than_it_reads_makes_room() {
+    let mut bench = Bench::with_budget(Budget::new(1000, 4000));
+    let key = bench.websocket("");
+    for (answer, ended) in [("TEXT 5\r\nm:one\r\n", 0), ("TEXT 5\r\nm:two\r\n", 1)] {
+        bench.text(key, "asks");
+        bench.outputs();
+        if ended > 0 {
+            bench.engine.budget.count(0, 5000);
+        }
+        bench.answer(key, answer);
+        bench.blocked(key);
+        bench.check_count(|counters| &counters.slow_consumers, ended);
+    }
+}
+
 #[test]
 fn an_origin_is_read_on_as_far_as_there_is_room_for_all() {
     let mut bench = Bench::with_budget(Budget::new(1000, 4000));
