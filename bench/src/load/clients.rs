@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
@@ -53,7 +53,7 @@ enum State {
     /// The request is sent, and this has come of the answer.
     Opening(Vec<u8>),
     Held,
-    /// It waits for its turn, without a connection.
+    /// It waits for its turn; its connection is over.
     Refused,
     /// It reads no more.
     Stopped,
@@ -200,7 +200,6 @@ impl Clients {
                         begun.extend_from_slice(bytes);
                         if let Some(wait) = refusal(begun) {
                             client.state = State::Refused;
-                            client.stream.shutdown(Shutdown::Both)?;
                             self.opening -= 1;
                             self.refusals += 1;
                             self.refused.push(Reverse((Instant::now() + wait, number)));

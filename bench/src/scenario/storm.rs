@@ -22,7 +22,7 @@ const OTHERS: usize = 400;
 const SETTINGS: [(Kind, &str); 3] = [
     (Kind::Stream, ""),
     (Kind::WebSocket, ""),
-    (Kind::Stream, "accept_rate = 5000"),
+    (Kind::Stream, "accept_rate = 3000"),
 ];
 
 pub(crate) fn run(bench: &Bench) -> Vec<Row> {
